@@ -1,0 +1,49 @@
+"""The one shape of data that crosses from `data` to `learn`.
+
+Shapes, here and everywhere below: B batch, N tasks, A actions, Z atoms, D features,
+T window, C H W image; S frames in a stack, K = S + n frames held for an n-step
+transition. `*frame` is the shape of one frame: H W for a picture, one axis for a vector.
+"""
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """B transitions. `frames` holds each frame once; `obs` and `next_obs` are taken from it."""
+
+    frames: Shaped[Tensor, "B K *frame"]
+    task: Int[Tensor, "B"]
+    action: Int[Tensor, "B"]
+    reward: Float[Tensor, "B"]
+    """Discounted sum of the (clipped) rewards on the way to `next_obs`."""
+    discount: Float[Tensor, "B"]
+    """gamma**m after m steps, or 0 where the episode terminated: losses never ask about endings."""
+    steps: Int[Tensor, "B"]
+    """m, the steps from `obs` to `next_obs`: n, or fewer where episode or log ends first."""
+    stack: int = 4
+
+    @property
+    def obs(self) -> Shaped[Tensor, "B S *frame"]:
+        """Frames the action was chosen from."""
+        return self.frames[:, : self.stack]
+
+    @property
+    def next_obs(self) -> Shaped[Tensor, "B S *frame"]:
+        """Frames m steps later."""
+        window = torch.arange(self.stack, device=self.steps.device)
+        rows = torch.arange(len(self.steps), device=self.steps.device)
+        return self.frames[rows[:, None], self.steps[:, None] + window]
+
+    def __len__(self) -> int:
+        return len(self.action)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
+        """The same batch on another device."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "stack"}
+        moved = {k: v.to(device, non_blocking=non_blocking) for k, v in tensors.items()}
+        return replace(self, **moved)

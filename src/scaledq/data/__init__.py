@@ -1,0 +1,1 @@
+"""Logs become a store, a store becomes batches."""

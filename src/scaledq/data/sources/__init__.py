@@ -1,0 +1,1 @@
+"""Where logs come from: one module for each format that people have."""

@@ -1,0 +1,1 @@
+"""Networks: encoders, the neck between encoder and heads, and one head a task."""

@@ -1,0 +1,1 @@
+"""Environments, policies in them, and what they scored. A policy is `(obs, task) -> actions`."""

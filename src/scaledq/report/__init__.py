@@ -1,0 +1,1 @@
+"""From rows of scores to statistics, figures, tables and pages."""

@@ -1,0 +1,1 @@
+"""Where the five departments meet: collect, train, fine-tune, evaluate."""
