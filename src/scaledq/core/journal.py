@@ -43,7 +43,7 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def retain(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
-    """Rewrites the file with the rows for which `keep(row)`; a resumed run says the others again."""
+    """Rewrites the file with the rows that `keep` wants; a resumed run says the others again."""
     if path.exists():
         kept = [json.dumps(row) + "\n" for row in read(path) if keep(row)]
         write_atomic(path, "".join(kept))

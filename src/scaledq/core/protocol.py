@@ -37,7 +37,7 @@ SCALED_QL = Protocol(name="scaled-ql")
 DQN_REPLAY = Protocol(name="dqn-replay", sticky=0.25, epsilon=0.01)
 """How DQN-Replay was recorded: sticky actions 0.25, epsilon down to 0.01."""
 QUICK = Protocol(name="quick", sticky=0.25, epsilon=0.01, step_cap=4_500)
-"""For minutes on a laptop: DQN-Replay's rules with episodes cut at 4,500 steps, 5 minutes of play."""
+"""For minutes on a laptop: DQN-Replay's rules, episodes cut at 4,500 steps (5 minutes of play)."""
 PRESETS = {p.name: p for p in (SCALED_QL, DQN_REPLAY, QUICK)}
 
 
