@@ -21,6 +21,8 @@ class Batch:
     action: Int[Tensor, "B"]
     reward: Float[Tensor, "B"]
     """Discounted sum of the (clipped) rewards on the way to `next_obs`."""
+    step_reward: Float[Tensor, "B"]
+    """The first of those rewards alone: what a running estimate of the reward's scale sees."""
     discount: Float[Tensor, "B"]
     """gamma**m after m steps, or 0 where the episode terminated: losses never ask about endings."""
     steps: Int[Tensor, "B"]
