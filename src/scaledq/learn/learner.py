@@ -1,0 +1,203 @@
+"""One optimiser step, for every objective.
+
+Shapes: B batch, N tasks.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from scaledq.core.batch import Batch
+from scaledq.core.errors import DivergedError, RunError, suggest
+from scaledq.core.outputs import Network
+from scaledq.learn.objective import Objective
+from scaledq.learn.optim import OptimConfig
+from scaledq.learn.td import MSE, reward_deviation, reward_moments
+
+State = dict[str, Tensor | int]
+
+
+class Learner:
+    """Owns what a step changes, and only that: weights, target weights, optimiser, step.
+
+    `net` owns the weights; `forward` is the same network as it is to be called in training
+    (wrapped for several GPUs, compiled), `net` itself by default.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        objective: Objective,
+        optim: OptimConfig,
+        *,
+        tasks: int,
+        forward: Network | None = None,
+    ):
+        self.net, self.objective, self.optim, self.tasks = net, objective, optim, tasks
+        self.forward: Network = forward or net
+        needs_target = objective.td is not None
+        self.target_net = copy.deepcopy(net).requires_grad_(False) if needs_target else None
+        self.optimizer = optim.build(net.parameters())
+        self.step = 0
+        device = next(net.parameters()).device
+        self.unitary = isinstance(objective.td, MSE) and objective.td.unitary
+        self.reward_moments = torch.zeros(3, tasks, dtype=torch.float64, device=device)
+        self.diverged = torch.tensor([-1, 0], device=device)
+        """The first step that was not finite, or -1; and whether its loss was to blame."""
+        self.task_loss = torch.full((tasks,), torch.nan, device=device)
+        """Mean loss of each task in the last batch [N]; NaN where the batch had none of it."""
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """Takes one step; its scalars stay on the device, so that no step waits for the host.
+
+        A step whose loss or gradient is not finite leaves weights and moments as they were;
+        `check` then says so.
+        """
+        moments = self._moments(batch)
+        loss, terms = self.losses(self._scaled(batch, moments))
+        self.optimizer.zero_grad(set_to_none=True)
+        (loss.mean() * (self.tasks if self.unitary else 1)).backward()
+        gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
+        grad_norm = get_total_norm(gradients)
+        if self.optim.clip is not None:
+            trained = [p for p in self.net.parameters() if p.grad is not None]
+            clip_grads_with_norm_(trained, self.optim.clip, grad_norm)
+        mean_loss = across_ranks(loss.detach().mean())
+        self._move(mean_loss, grad_norm, moments)
+        self.task_loss = by_task(loss.detach(), batch.task, tasks=self.tasks)
+        scalars = {name: across_ranks(term.mean()) for name, term in terms.items()}
+        return {"loss": mean_loss, "grad_norm": grad_norm, **scalars}
+
+    def losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Per-sample loss and its terms: all forward passes of a step, and nothing else."""
+        return self.objective(self.forward, self.target_net or self.forward, batch)
+
+    def check(self) -> None:
+        """Waits for the device; for logging steps, and before a checkpoint is written.
+
+        Raises:
+          DivergedError: some step since the start was not finite.
+        """
+        step, by_loss = self.diverged.tolist()
+        if step >= 0:
+            what = "the loss" if by_loss else "the gradient norm (with a finite loss)"
+            raise DivergedError(
+                f"step {step}: {what} is not finite; that step was skipped and the weights are "
+                "sound. Lower optim.lr, set optim.clip to 10 or optim.warmup to 1000, and look for "
+                "NaN or huge rewards and frames in the data"
+            )
+
+    def reward_scale(self) -> Tensor:
+        """What each task's rewards are divided by [N]; ones without unitary scaling."""
+        return (
+            reward_deviation(self.reward_moments)
+            if self.unitary
+            else torch.ones_like(self.reward_moments[0])
+        )
+
+    def state_dict(self) -> State:
+        """Everything that a step changes, flat: tensors by dotted name, and `step`.
+
+        The tensors are those in use; copy what must outlive the next update.
+        """
+        state: State = {"step": self.step}
+        modules = {"net": self.net, "target": self.target_net}
+        for part, module in modules.items():
+            if module is not None:
+                state |= {f"{part}.{k}": v for k, v in module.state_dict().items()}
+        for index, slots in self.optimizer.state_dict()["state"].items():
+            state |= {f"optimizer.{index}.{k}": v for k, v in slots.items()}
+        if self.unitary:
+            state["reward_scale.moments"] = self.reward_moments
+        return {
+            k: v.detach().contiguous() if isinstance(v, Tensor) else v for k, v in state.items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor | int]) -> None:
+        """Continues where `state_dict` was taken: bit for bit on the CPU.
+
+        Raises:
+          RunError: the state belongs to another network or objective; names the first difference.
+        """
+        self._check_names(state)
+        tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)}
+        self.net.load_state_dict(_under("net.", tensors))
+        if self.target_net is not None:
+            self.target_net.load_state_dict(_under("target.", tensors))
+        if self.unitary:
+            self.reward_moments = tensors["reward_scale.moments"].to(self.reward_moments).clone()
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, value in _under("optimizer.", tensors).items():
+            index, slot = name.split(".")
+            slots.setdefault(int(index), {})[slot] = value.clone()
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        self.step = int(state["step"])
+
+    def _moments(self, batch: Batch) -> Tensor:
+        if not self.unitary:
+            return self.reward_moments
+        new = reward_moments(batch.step_reward, batch.task, tasks=self.tasks)
+        return self.reward_moments + across_ranks(new, mean=False)
+
+    def _scaled(self, batch: Batch, moments: Tensor) -> Batch:
+        if not self.unitary:
+            return batch
+        scale = reward_deviation(moments)[batch.task].to(batch.reward.dtype)
+        return replace(batch, reward=batch.reward / scale)
+
+    def _move(self, loss: Tensor, grad_norm: Tensor, moments: Tensor) -> None:
+        bad = ~(loss.isfinite() & grad_norm.isfinite())
+        now = torch.stack([torch.full_like(self.diverged[0], self.step), ~loss.isfinite()])
+        self.diverged = torch.where(bad & (self.diverged[0] < 0), now, self.diverged)
+        self.reward_moments = torch.where(bad, self.reward_moments, moments)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.optim.lr_at(self.step)
+        setattr(self.optimizer, "found_inf", bad.float())  # what a GradScaler sets
+        self.optimizer.step()
+        self.step += 1
+        if self.target_net is not None and self.step % self.optim.target_every == 0:
+            follow(self.target_net, self.net, fraction=self.optim.target_fraction)
+
+    def _check_names(self, state: Mapping[str, Tensor | int]) -> None:
+        mine = {k for k in self.state_dict() if not k.startswith("optimizer.")}
+        theirs = {k for k in state if not k.startswith("optimizer.")}
+        for name in sorted(mine - theirs):
+            raise RunError(f"the checkpoint lacks {name!r}; {suggest(name, theirs)}")
+        for name in sorted(theirs - mine):
+            raise RunError(f"the checkpoint's {name!r} has no place here; {suggest(name, mine)}")
+
+
+@torch.no_grad()
+def follow(target: nn.Module, net: nn.Module, *, fraction: float) -> None:
+    """Moves every parameter of `target` by `fraction` of the way to `net`'s; buffers are copied."""
+    pairs = zip(target.parameters(), net.parameters(), strict=True)
+    for old, new in pairs:
+        old.copy_(new) if fraction == 1 else old.lerp_(new, fraction)
+    for old, new in zip(target.buffers(), net.buffers(), strict=True):
+        old.copy_(new)
+
+
+def by_task(values: Tensor, task: Tensor, *, tasks: int) -> Tensor:
+    """Mean of `values` [B] over the rows of each task [N]; NaN for a task without a row."""
+    rows = F.one_hot(task, tasks).to(values.dtype)
+    return (values @ rows) / rows.sum(0)
+
+
+def across_ranks(value: Tensor, *, mean: bool = True) -> Tensor:
+    """The mean or the sum over all processes of a distributed run; itself in a single one."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return value
+    value = value.clone()
+    dist.all_reduce(value)
+    return value / dist.get_world_size() if mean else value
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -1,0 +1,75 @@
+"""What a run minimises. An objective is a config that can be called; there is nothing to build.
+
+Every objective has `heads` (what the network must answer), `td` (its TD error, or None: then no
+target network is held), `preferences(outputs) -> [B A]` and
+`objective(net, target_net, batch) -> (loss [B], {term: [B]})`. Shapes: B batch, A actions.
+"""
+
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from scaledq.core.batch import Batch
+from scaledq.core.config import by_kind, config
+from scaledq.core.errors import ConfigError
+from scaledq.core.outputs import HeadSpec, Network, Outputs
+from scaledq.learn.bc import BehaviourCloning, Loss
+from scaledq.learn.c51 import C51
+from scaledq.learn.cql import gap, masked, of_action
+from scaledq.learn.dr3 import coadaptation
+from scaledq.learn.td import TDError
+
+
+@config
+class ScaledQL:
+    """A TD error plus alpha times the conservative gap; with C51, the paper's own objective."""
+
+    kind: Literal["scaled_ql"] = "scaled_ql"
+    td: Annotated[TDError, by_kind] = C51()
+    alpha: float = 0.05
+    """Weight of the CQL gap (eq. 1); 0 turns conservatism off (appendix B.4)."""
+    double: bool = False
+    """Let the online network choose the next action whose value the target network tells."""
+    dr3: float = 0.0
+    """Weight of the explicit DR3 regulariser; costs a second pass with gradients."""
+
+    def __post_init__(self) -> None:
+        for field in ("alpha", "dr3"):
+            if not 0 <= getattr(self, field) < float("inf"):
+                raise ConfigError(
+                    f"scaled_ql.{field} must be 0 or more, got {getattr(self, field)}"
+                )
+
+    @property
+    def heads(self) -> tuple[HeadSpec, ...]:
+        """The TD error's outputs for each action."""
+        return (HeadSpec(name="q", size=self.td.size),)
+
+    def preferences(self, outputs: Outputs) -> Float[Tensor, "B A"]:
+        """Q; -inf for actions that the task lacks."""
+        return masked(self.td.q(outputs["q"]), outputs["available"])
+
+    def __call__(self, net: Network, target_net: Network, batch: Batch) -> Loss:
+        outputs = net(batch.obs, batch.task)
+        with torch.set_grad_enabled(self.dr3 > 0 and torch.is_grad_enabled()):
+            ahead = net(batch.next_obs, batch.task) if self.double or self.dr3 else None
+        with torch.no_grad():
+            target = self._target(target_net(batch.next_obs, batch.task), ahead, batch)
+        td = self.td.loss(of_action(outputs["q"], batch.action), target)
+        conservative = gap(self.td.q(outputs["q"]), batch.action, outputs["available"])
+        loss = td + self.alpha * conservative
+        terms = {"td": td.detach(), "cql_gap": conservative.detach()}
+        if self.dr3 and ahead is not None:
+            alike = coadaptation(outputs["features"], ahead["features"])
+            loss, terms["dr3"] = loss + self.dr3 * alike, alike.detach()
+        return loss, terms
+
+    def _target(self, next_outputs: Outputs, ahead: Outputs | None, batch: Batch) -> Tensor:
+        chooser = ahead if self.double and ahead is not None else next_outputs
+        best = self.preferences(chooser).argmax(-1)
+        return self.td.target(of_action(next_outputs["q"], best), batch.reward, batch.discount)
+
+
+Objective = ScaledQL | BehaviourCloning
