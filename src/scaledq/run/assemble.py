@@ -1,0 +1,78 @@
+"""From configs to objects: the only place where a config's class picks another class."""
+
+import torch
+from torch import nn
+
+from scaledq.core.errors import TaskError
+from scaledq.core.task import Task
+from scaledq.data.loader import Loader
+from scaledq.data.store import open_store
+from scaledq.learn.learner import Learner
+from scaledq.nets.head import Network
+from scaledq.nets.impala import Impala, ImpalaConfig
+from scaledq.nets.mlp import MLP, MLPConfig
+from scaledq.nets.nature import Nature, NatureConfig
+from scaledq.nets.resnet import ResNet, ResNetConfig
+from scaledq.play.policy import NetPolicy, Selection
+from scaledq.run.config import Encoder, RunConfig
+
+
+def encoder(cfg: Encoder, shape: tuple[int, ...]) -> nn.Module:
+    """The encoder of observations of `shape` [S *frame]."""
+    match cfg:
+        case ResNetConfig():
+            return ResNet(cfg, shape)
+        case ImpalaConfig():
+            return Impala(cfg, shape)
+        case NatureConfig():
+            return Nature(cfg, shape)
+        case MLPConfig():
+            return MLP(cfg, shape)
+
+
+def network(cfg: RunConfig, tasks: tuple[Task, ...]) -> Network:
+    """The run's network, initialised from its seed; the global random state is left as it was."""
+    frames = {(task.frame_shape, task.frame_dtype): task.name for task in tasks}
+    if len(frames) > 1:
+        (one, a), (other, b) = list(frames.items())[:2]
+        raise TaskError(f"one run, one frame shape: {a} has {one}, {b} has {other}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(cfg.seed)
+        body = encoder(cfg.encoder, (cfg.transitions.stack, *tasks[0].frame_shape))
+        actions = tuple(task.actions for task in tasks)
+        return Network(body, cfg.neck, tasks=actions, heads=cfg.objective.heads)
+
+
+def learner(cfg: RunConfig, tasks: tuple[Task, ...], *, device: str) -> Learner:
+    """The run's learner at step 0."""
+    net = network(cfg, tasks).to(device)
+    return Learner(net, cfg.objective, cfg.optim, tasks=len(tasks))
+
+
+def loader(cfg: RunConfig) -> Loader:
+    """The run's batches, from the stores that its config names."""
+    return Loader(
+        [open_store(path) for path in cfg.stores],
+        cfg.tasks,
+        view=cfg.view,
+        transitions=cfg.transitions,
+        batch_size=cfg.batch_size,
+        seed=cfg.seed,
+    )
+
+
+def policy(cfg: RunConfig, net: Network, *, selection: Selection, device: str) -> NetPolicy:
+    """The run's network as a policy over its tasks."""
+    return NetPolicy(
+        net,
+        cfg.objective.preferences,
+        cfg.tasks,
+        stack=cfg.transitions.stack,
+        device=device,
+        selection=selection,
+    )
+
+
+def device() -> str:
+    """Where this machine computes: its first GPU, or the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"

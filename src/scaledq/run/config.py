@@ -1,0 +1,62 @@
+"""The whole of one training run, as data."""
+
+from dataclasses import replace
+from typing import Annotated
+
+from scaledq.core.config import by_kind, config, fingerprint
+from scaledq.core.errors import ConfigError
+from scaledq.core.protocol import SCALED_QL, Protocol
+from scaledq.data.loader import Transitions
+from scaledq.data.view import View
+from scaledq.learn.objective import Objective, ScaledQL
+from scaledq.learn.optim import OptimConfig
+from scaledq.nets.head import NeckConfig
+from scaledq.nets.impala import ImpalaConfig
+from scaledq.nets.mlp import MLPConfig
+from scaledq.nets.nature import NatureConfig
+from scaledq.nets.resnet import ResNetConfig
+
+Encoder = ResNetConfig | ImpalaConfig | NatureConfig | MLPConfig
+
+
+@config
+class RunConfig:
+    """The defaults are the paper's: ResNet-101, C51 with CQL, batch 512, 10 M steps."""
+
+    tasks: tuple[str, ...]
+    stores: tuple[str, ...] = ()
+    """Where the logs lie. Not part of the run's name: moving data does not make another run."""
+    objective: Annotated[Objective, by_kind] = ScaledQL()
+    encoder: Annotated[Encoder, by_kind] = ResNetConfig(depth=101)
+    neck: NeckConfig = NeckConfig()
+    optim: OptimConfig = OptimConfig()
+    view: View = View()
+    transitions: Transitions = Transitions()
+    batch_size: int = 512
+    """Global: split over ranks, never multiplied by them."""
+    steps: int = 10_000_000
+    seed: int = 0
+    protocol: Protocol = SCALED_QL
+    """How this run's policy is meant to be played and scored."""
+    log_every: int = 100
+    checkpoint_every: int = 2_000
+    checkpoints: int = 2
+    """How many of the newest are kept."""
+
+    def __post_init__(self) -> None:
+        if not self.tasks or len(set(self.tasks)) < len(self.tasks):
+            raise ConfigError(f"tasks: need at least one and each once, got {self.tasks}")
+        for field in ("batch_size", "steps", "log_every", "checkpoint_every", "checkpoints"):
+            if getattr(self, field) < 1:
+                raise ConfigError(f"{field}: need at least 1, got {getattr(self, field)}")
+
+    @property
+    def slug(self) -> str:
+        """Readable half of the run's directory name; the fingerprint is the other half."""
+        tasks = f"{len(self.tasks)}tasks" if len(self.tasks) > 1 else self.tasks[0]
+        return f"{self.objective.kind}-{tasks.replace(':', '-')}-seed{self.seed}"
+
+    @property
+    def folder(self) -> str:
+        """The name of the run's folder: equal configs are one run, wherever their data lies."""
+        return f"{self.slug}-{fingerprint(replace(self, stores=()))}"

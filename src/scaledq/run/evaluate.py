@@ -1,0 +1,99 @@
+"""What a run's policy scores when it plays, and what the behaviour in its logs scored."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from scaledq.core.errors import TaskError, suggest
+from scaledq.core.progress import Progress
+from scaledq.core.protocol import Protocol
+from scaledq.data.store import Log, Store
+from scaledq.play.policy import Selection
+from scaledq.play.rollout import play
+from scaledq.play.score import ScoreRow, read_scores, write_scores
+from scaledq.run.folder import SCORES, Run
+
+SEED = 1_000
+"""Of evaluation, so that no episode repeats one that a recording with a small seed has seen."""
+
+
+def evaluate(
+    run: Run,
+    *,
+    tasks: Sequence[str] = (),
+    episodes: int = 16,
+    protocol: Protocol | None = None,
+    selection: Selection = "greedy",
+    seed: int = SEED,
+) -> list[ScoreRow]:
+    """Plays `episodes` whole episodes of each task and stores their rows in the run's scores.jsonl.
+
+    Rows of the same method, tasks, seed and protocol are replaced. BC's rows are named after how
+    the action was chosen, `bc (greedy)` or `bc (sampled)`.
+
+    Raises:
+      TaskError: a task that the run was not trained on.
+    """
+    protocol = protocol or run.config.protocol
+    chosen = tuple(tasks) or run.config.tasks
+    for task in chosen:
+        if task not in run.config.tasks:
+            raise TaskError(f"{run.name} knows no task {task!r}; {suggest(task, run.config.tasks)}")
+    method = method_name(run, selection)
+    rows = []
+    policy = run.policy(selection=selection)
+    with Progress(f"play {method}", len(chosen) * episodes) as bar:
+        played = play(policy, chosen, protocol, episodes=episodes, seed=seed)
+        for count, episode in enumerate(played, 1):
+            rows.append(ScoreRow.of(episode, run=run.name, method=method, protocol=protocol))
+            bar.show(count, f"{episode.task} {episode.score:,.0f}")
+    path = run.folder / SCORES
+    replaced = {(r.method, r.task, r.seed, r.protocol) for r in rows}
+    kept = [r for r in _stored(path) if (r.method, r.task, r.seed, r.protocol) not in replaced]
+    write_scores(path, kept + rows)
+    return rows
+
+
+def method_name(run: Run, selection: Selection) -> str:
+    """How score rows name what played."""
+    kind = run.config.objective.kind
+    return f"{kind} ({selection})" if kind == "bc" or selection != "greedy" else kind
+
+
+def _stored(path: Path) -> list[ScoreRow]:
+    return read_scores(path) if path.exists() else []
+
+
+def episode_returns(log: Log) -> tuple[np.ndarray, np.ndarray]:
+    """Raw return and length of each whole episode of a log, in time order: two [E] arrays."""
+    ends = np.flatnonzero(log.terminated | log.truncated)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    # A closing observation follows its episode's end: the next episode starts after it.
+    starts += (log.action[np.minimum(starts, len(log) - 1)] == -1).astype(starts.dtype)
+    sums = np.concatenate([[0.0], np.cumsum(log.reward, dtype=np.float64)])
+    return sums[ends + 1] - sums[starts], ends + 1 - starts
+
+
+def behaviour_rows(stores: Sequence[Store], tasks: Sequence[str]) -> list[ScoreRow]:
+    """The scores of the logs' own episodes, as rows of the method `behaviour`."""
+    rows = []
+    for task in tasks:
+        logs = [log for store in stores if task in store.tasks for log in store[task]]
+        for slot, log in enumerate(logs):
+            protocol = log.manifest.protocol
+            name = protocol.name if protocol else "unknown"
+            for index, (score, length) in enumerate(zip(*episode_returns(log), strict=True)):
+                rows.append(
+                    ScoreRow(
+                        run=log.name,
+                        method="behaviour",
+                        task=task,
+                        seed=slot,
+                        episode=index,
+                        score=float(score),
+                        length=int(length),
+                        protocol=name,
+                    )
+                )
+    return rows
