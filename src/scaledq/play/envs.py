@@ -1,0 +1,190 @@
+"""Where play happens: any task as a row of slots, and many tasks as one flat batch.
+
+Shapes: R rows of a batch, S frames in a stack; `*frame` is the shape of one frame.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol as Interface
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+
+from scaledq.core.errors import TaskError
+from scaledq.core.protocol import Protocol
+from scaledq.core.task import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """What one action in each of R rows led to."""
+
+    frames: Shaped[np.ndarray, "R *frame"]
+    """The next observation; where the episode ended, its closing observation."""
+    reward: Float[np.ndarray, "R"]
+    """float32, as the task has it: never clipped here."""
+    terminated: Bool[np.ndarray, "R"]
+    truncated: Bool[np.ndarray, "R"]
+    """The protocol's step cap, or the task's own time limit, and not terminated."""
+
+    @property
+    def ended(self) -> Bool[np.ndarray, "R"]:
+        return self.terminated | self.truncated
+
+
+class Envs(Interface):
+    """Some environments (slots) of one task. Every episode is started by `reset` with a seed.
+
+    A slot whose episode ended rests: what it answers means nothing until it is reset. What a slot plays is a
+    function of its seed and actions alone: not of its neighbours, nor of what it played before.
+    """
+
+    @property
+    def task(self) -> Task: ...
+
+    @property
+    def slots(self) -> int: ...
+
+    def reset(
+        self, mask: Bool[np.ndarray, "slots"], seeds: Int[np.ndarray, "resets"]
+    ) -> Shaped[np.ndarray, "slots *frame"]:
+        """Starts an episode in each slot of `mask`; only their frames are fresh.
+
+        Seeds are 0 to 2**31 - 1, one for each slot of the mask.
+        """
+        ...
+
+    def send(self, actions: Int[np.ndarray, "slots"]) -> None:
+        """Starts one step in every slot; TaskError if an action is outside the task's set."""
+        ...
+
+    def recv(self) -> Steps:
+        """Waits for the step that `send` started."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def make(name: str, slots: int, protocol: Protocol, *, threads: int = 0) -> Envs:
+    """The environments of a task, under a protocol.
+
+    Names: `Breakout` (an Atari game), `Freeway:m1d0` (one of its variants), `gym:CartPole-v1`
+    (any gymnasium environment with discrete actions).
+
+    Args:
+      name: the task's name.
+      slots: how many environments run side by side.
+      protocol: sticky actions and the step cap hold for every task; frame skip and no-op starts
+        are about emulators and hold for Atari only. Its epsilon is the player's affair.
+      threads: emulator threads, 0 for as many as slots and cores allow.
+
+    Raises:
+      TaskError: a task that does not exist or is not installed, or no slots.
+    """
+    if slots < 1:
+        raise TaskError(f"task {name}: need at least one slot, got {slots}")
+    kind, colon, rest = name.partition(":")
+    if colon and kind == "gym":
+        from scaledq.play.gym import GymEnvs
+
+        return GymEnvs(rest, slots, protocol)
+    from scaledq.play import atari
+
+    if colon:
+        return atari.VariantEnvs(name, slots, protocol, threads=threads)
+    return atari.GameEnvs(name, slots, protocol, threads=threads)
+
+
+def check_actions(task: Task, actions: Int[np.ndarray, "R"], rows: int) -> None:
+    """Raises TaskError unless there is one action of the task's set for each row."""
+    if actions.shape != (rows,):
+        raise TaskError(f"task {task.name}: need actions [{rows}], got {list(actions.shape)}")
+    wrong = actions[(actions < 0) | (actions >= task.actions)]
+    if len(wrong):
+        raise TaskError(f"task {task.name} has actions 0 to {task.actions - 1}, got {wrong[0]}")
+
+
+class Fleet:
+    """Environments of several tasks as one flat batch of R rows, with stacks of frames.
+
+    Rows are sorted by task, in the order given, then by slot.
+    """
+
+    def __init__(self, envs: Sequence[Envs], *, stack: int = 4):
+        _check_equal_frames([e.task for e in envs])
+        self.envs = tuple(envs)
+        self.stack = stack
+        slots = [e.slots for e in self.envs]
+        self.task_index: Int[np.ndarray, "R"] = np.repeat(np.arange(len(slots)), slots)
+        """Which of `envs` each row belongs to."""
+        self.parts = [slice(a, b) for a, b in pairwise(np.cumsum([0, *slots]))]
+        frame = self.envs[0].task
+        self.obs: Shaped[np.ndarray, "R S *frame"] = np.zeros(
+            (len(self.task_index), stack, *frame.frame_shape), frame.frame_dtype
+        )
+        """Each row's last S frames, zero before its episode's start; the next step rewrites it."""
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        return tuple(e.task for e in self.envs)
+
+    @property
+    def rows(self) -> int:
+        return len(self.task_index)
+
+    def reset(self, mask: Bool[np.ndarray, "R"], seeds: Int[np.ndarray, "resets"]) -> None:
+        """Starts an episode in each row of `mask`, with one seed for each of them."""
+        every = np.zeros(self.rows, np.int64)
+        every[mask] = seeds
+        for envs, part in zip(self.envs, self.parts, strict=True):
+            chosen = mask[part]
+            if chosen.any():
+                frames = envs.reset(chosen, every[part][chosen])
+                self.obs[part][chosen] = 0
+                self.obs[part][chosen, -1] = frames[chosen]
+
+    def step(
+        self, actions: Int[np.ndarray, "R"], *, live: Bool[np.ndarray, "N"] | None = None
+    ) -> Steps:
+        """One step in every row; all environments work at once.
+
+        Tasks that are not `live` rest: their rows answer zeros and no end, and keep their stacks.
+        """
+        shape, dtype = self.obs.shape, self.obs.dtype
+        frames = np.zeros((self.rows, *shape[2:]), dtype)
+        reward = np.zeros(self.rows, np.float32)
+        terminated, truncated = np.zeros((2, self.rows), bool)
+        pairs = [
+            (envs, part)
+            for task, (envs, part) in enumerate(zip(self.envs, self.parts, strict=True))
+            if live is None or live[task]
+        ]
+        for envs, part in pairs:
+            check_actions(envs.task, actions[part], envs.slots)
+        for envs, part in pairs:
+            envs.send(actions[part])
+        for envs, part in pairs:
+            steps = envs.recv()
+            frames[part], reward[part] = steps.frames, steps.reward
+            terminated[part], truncated[part] = steps.terminated, steps.truncated
+            self.obs[part, :-1] = self.obs[part, 1:]
+            self.obs[part, -1] = steps.frames
+        return Steps(frames, reward, terminated, truncated)
+
+    def close(self) -> None:
+        for envs in self.envs:
+            envs.close()
+
+
+def _check_equal_frames(tasks: Sequence[Task]) -> None:
+    if not tasks:
+        raise TaskError("a fleet needs at least one task")
+    first = tasks[0]
+    for task in tasks[1:]:
+        if (task.frame_shape, task.frame_dtype) != (first.frame_shape, first.frame_dtype):
+            raise TaskError(
+                f"tasks of one run need equal frames: {first.name} has {first.frame_dtype} "
+                f"{list(first.frame_shape)}, {task.name} {task.frame_dtype} "
+                f"{list(task.frame_shape)}; play them in runs of their own"
+            )
