@@ -107,9 +107,28 @@ class TaskHeads(nn.Module):
     def forward(
         self, features: Float[Tensor, "B D"], task: Int[Tensor, "B"]
     ) -> Float[Tensor, "B O"]:
-        every = F.linear(features, self.weight.flatten(0, 1), self.bias.flatten())
+        if features.is_cpu and not torch.compiler.is_compiling():
+            return self.by_task(features, task)
+        return self.every_task(features, task)
+
+    def by_task(
+        self, features: Float[Tensor, "B D"], task: Int[Tensor, "B"]
+    ) -> Float[Tensor, "B O"]:
+        """Sorts the rows, so that each pays for its own task alone; counting them waits for the
+        device and cannot be compiled or exported."""
+        order = task.argsort(stable=True)
+        counts = task.bincount(minlength=len(self.weight)).tolist()
+        groups = zip(features[order].split(counts), self.weight, self.bias, strict=True)
+        answers = torch.cat([F.linear(rows, weight, bias) for rows, weight, bias in groups])
+        return answers[order.argsort()]
+
+    def every_task(
+        self, features: Float[Tensor, "B D"], task: Int[Tensor, "B"]
+    ) -> Float[Tensor, "B O"]:
+        """Asks every head about every row and keeps one answer: one large product, no waiting."""
+        answers = F.linear(features, self.weight.flatten(0, 1), self.bias.flatten())
         rows = torch.arange(len(task), device=task.device)
-        return every.unflatten(-1, self.bias.shape)[rows, task]
+        return answers.unflatten(-1, self.bias.shape)[rows, task]
 
 
 class Network(nn.Module):
@@ -132,6 +151,10 @@ class Network(nn.Module):
         heads: tuple[HeadSpec, ...],
     ):
         super().__init__()
+        names = {spec.name for spec in heads}
+        assert len(names) == len(heads), "two heads of one name"
+        assert names.isdisjoint({"features", "available"}), "names that every output has"
+        assert not all(spec.own_branch for spec in heads), "the shared trunk would learn nothing"
         actions = max(tasks)
         self.specs = heads
         self.encoder = encoder

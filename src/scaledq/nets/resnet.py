@@ -57,7 +57,9 @@ class ResNetConfig:
 
     @property
     def norm_groups(self) -> int:
-        return self.groups or (32 if self.weight_standardised else 4)
+        if self.groups is not None:
+            return self.groups
+        return 32 if self.weight_standardised else 4
 
 
 class Block(nn.Module):
@@ -72,7 +74,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """[B S H W] -> [B C H/16 W/16] in the default layout; `out_shape` is exact.
+    """[B S H W] -> [B C h w]: a 16th of the frame in the default layout; see `out_shape`.
 
     Raises:
       ConfigError: frames that are not pictures, or too small for the strides.
@@ -119,10 +121,11 @@ def _conv_norm(
 
 
 def _block(cfg: ResNetConfig, channels_in: int, width: int, *, stride: int) -> Block:
-    """A basic or a bottleneck block. Its branch's last norm starts at scale 0, so that every block
-    starts as its shortcut; PTR does so in bottlenecks, here it holds for both kinds."""
+    """A basic or a bottleneck block, initialised as in PTR: a bottleneck's last norm starts at
+    scale 0, so that it starts as its shortcut; a basic block's starts at 1, as all other norms."""
     channels = width * _expansion(cfg)
-    if cfg.depth < 50:
+    bottleneck = cfg.depth >= 50
+    if not bottleneck:
         plan = [(channels_in, width, 3, stride), (width, channels, 3, 1)]
     else:
         plan = [(channels_in, width, 1, 1), (width, width, 3, stride), (width, channels, 1, 1)]
@@ -131,7 +134,8 @@ def _block(cfg: ResNetConfig, channels_in: int, width: int, *, stride: int) -> B
         branch.extend(_conv_norm(cfg, source, target, kernel, stride=step))
         branch.append(nn.ReLU(inplace=True))
     del branch[-1]
-    nn.init.zeros_(branch[-1].weight)  # pyright: ignore[reportArgumentType]
+    if bottleneck:
+        nn.init.zeros_(branch[-1].weight)  # pyright: ignore[reportArgumentType]
     if stride == 1 and channels_in == channels:
         return Block(branch, nn.Identity())
     return Block(branch, nn.Sequential(*_conv_norm(cfg, channels_in, channels, 1, stride=stride)))
