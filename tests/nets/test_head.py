@@ -175,3 +175,11 @@ def test_impossible_necks_are_refused() -> None:
         NeckConfig(layers=0)
     with pytest.raises(ConfigError, match=r"neck\.feature_scale"):
         NeckConfig(feature_scale=0.0)
+
+
+def test_an_exported_network_takes_any_number_of_rows() -> None:
+    net, rows = network(), torch.export.Dim("rows", min=1, max=64)
+    given = (pictures(4), torch.arange(4))
+    exported = torch.export.export(net, given, dynamic_shapes=({0: rows}, {0: rows})).module()
+    obs, task = pictures(7), torch.tensor([3, 3, 0, 1, 2, 0, 1])
+    torch.testing.assert_close(exported(obs, task), net(obs, task))

@@ -127,7 +127,7 @@ class TaskHeads(nn.Module):
     ) -> Float[Tensor, "B O"]:
         """Asks every head about every row and keeps one answer: one large product, no waiting."""
         answers = F.linear(features, self.weight.flatten(0, 1), self.bias.flatten())
-        rows = torch.arange(len(task), device=task.device)
+        rows = torch.arange(task.shape[0], device=task.device)
         return answers.unflatten(-1, self.bias.shape)[rows, task]
 
 
