@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from scaledq.core import atari, seeds
+from scaledq.core import atari
 from scaledq.core.errors import TaskError
 from scaledq.core.protocol import Protocol
+from scaledq.core.seeds import stream
 from scaledq.core.task import Task
-from scaledq.play.envs import Steps, check_actions
+from scaledq.play.envs import Clock, Steps, check_actions
 
 try:
     import ale_py
@@ -48,7 +49,7 @@ class GameEnvs:
             use_fire_reset=False,
         )
         check_action_count(self.task, len(self._env.ale.get_action_set()))
-        self._age = np.zeros(slots, np.int64)
+        self._clock = Clock(slots, protocol.step_cap)
         self._fresh = True
 
     def reset(
@@ -57,7 +58,7 @@ class GameEnvs:
         if self._fresh and not mask.all():  # ALE wants its first reset to be of all slots
             self._env.reset(seed=np.zeros(self.slots, np.int64))
         self._fresh = False
-        self._age[mask] = 0
+        self._clock.start(mask)
         frames, _ = self._env.reset(seed=seeds.astype(np.int64), options={"reset_mask": mask})
         return frames[:, 0]
 
@@ -67,9 +68,7 @@ class GameEnvs:
 
     def recv(self) -> Steps:
         frames, reward, terminated, _, _ = self._env.recv()
-        self._age += 1
-        truncated = (self._age >= self.protocol.step_cap) & ~terminated
-        return Steps(frames[:, 0], reward.astype(np.float32), terminated, truncated)
+        return self._clock.tick(frames[:, 0], reward.astype(np.float32), terminated)
 
     def close(self) -> None:
         self._env.close()
@@ -87,18 +86,17 @@ class VariantEnvs:
         self._games = [_Emulator(game, mode, difficulty, protocol) for _ in range(slots)]
         check_action_count(self.task, len(self._games[0].actions))
         self._frames = np.zeros((slots, *self.task.frame_shape), np.uint8)
-        self._age = np.zeros(slots, np.int64)
+        self._clock = Clock(slots, protocol.step_cap)
         self._pool = ThreadPoolExecutor(threads or min(slots, os.cpu_count() or 1))
-        self._playing = np.zeros(slots, bool)
         self._pending: dict[int, Future] = {}
 
     def reset(
         self, mask: Bool[np.ndarray, "slots"], seeds: Int[np.ndarray, "resets"]
     ) -> UInt8[np.ndarray, "slots 84 84"]:
-        chosen = np.flatnonzero(mask)
-        self._age[mask] = 0
-        self._playing |= mask
-        starts = self._pool.map(lambda slot, seed: self._games[slot].reset(seed), chosen, seeds)
+        self._clock.start(mask)
+        chosen = np.flatnonzero(mask).tolist()
+        games = [self._games[slot] for slot in chosen]
+        starts = self._pool.map(_Emulator.reset, games, seeds.tolist())
         for slot, frame in zip(chosen, starts, strict=True):
             self._frames[slot] = frame
         return self._frames.copy()
@@ -107,17 +105,14 @@ class VariantEnvs:
         check_actions(self.task, actions, self.slots)
         self._pending = {
             slot: self._pool.submit(self._games[slot].step, int(actions[slot]))
-            for slot in np.flatnonzero(self._playing)
+            for slot in np.flatnonzero(self._clock.playing).tolist()
         }
 
     def recv(self) -> Steps:
         reward, terminated = np.zeros(self.slots, np.float32), np.zeros(self.slots, bool)
         for slot, step in self._pending.items():
             self._frames[slot], reward[slot], terminated[slot] = step.result()
-        self._age += 1
-        truncated = (self._age >= self.protocol.step_cap) & self._playing & ~terminated
-        self._playing &= ~(terminated | truncated)
-        return Steps(self._frames.copy(), reward, terminated, truncated)
+        return self._clock.tick(self._frames.copy(), reward, terminated)
 
     def close(self) -> None:
         self._pool.shutdown()
@@ -146,12 +141,12 @@ class _Emulator:
             )
 
     def reset(self, seed: int) -> UInt8[np.ndarray, "84 84"]:
-        self.ale.setInt("random_seed", int(seed))
+        self.ale.setInt("random_seed", seed)
         self.ale.loadROM(self.rom)  # only this makes the emulator draw from the new seed
         self.ale.setMode(self.mode)
         self.ale.setDifficulty(self.difficulty)
         self.ale.reset_game()
-        for _ in range(int(seeds.stream(seed, "noop").integers(self.noop_max + 1))):
+        for _ in range(stream(seed, "noop").integers(self.noop_max + 1)):
             self.ale.act(ale_py.Action.NOOP)
         self.ale.getScreenGrayscale(self.screens[0])
         self.screens[1] = 0

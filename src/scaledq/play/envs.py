@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from scaledq.core.errors import TaskError
 from scaledq.core.protocol import Protocol
+from scaledq.core.seeds import stream
 from scaledq.core.task import Task
 
 
@@ -36,8 +37,9 @@ class Steps:
 class Envs(Interface):
     """Some environments (slots) of one task. Every episode is started by `reset` with a seed.
 
-    A slot whose episode ended rests: what it answers means nothing until it is reset. What a slot plays is a
-    function of its seed and actions alone: not of its neighbours, nor of what it played before.
+    A slot whose episode ended rests until it is reset: it scores nothing and ends no more, and its
+    frames mean nothing. What a slot plays is a function of its seed and its actions alone: not of
+    its neighbours, nor of what it played before.
     """
 
     @property
@@ -96,6 +98,53 @@ def make(name: str, slots: int, protocol: Protocol, *, threads: int = 0) -> Envs
     return atari.GameEnvs(name, slots, protocol, threads=threads)
 
 
+class Clock:
+    """Counts the steps of each slot's episode, and says which of them the step cap ends."""
+
+    def __init__(self, slots: int, step_cap: int):
+        self.step_cap = step_cap
+        self.age: Int[np.ndarray, "slots"] = np.zeros(slots, np.int64)
+        self.playing: Bool[np.ndarray, "slots"] = np.zeros(slots, bool)
+
+    def start(self, mask: Bool[np.ndarray, "slots"]) -> None:
+        self.age[mask] = 0
+        self.playing |= mask
+
+    def tick(
+        self,
+        frames: Shaped[np.ndarray, "slots *frame"],
+        reward: Float[np.ndarray, "slots"],
+        terminated: Bool[np.ndarray, "slots"],
+        truncated: Bool[np.ndarray, "slots"] | bool = False,
+    ) -> Steps:
+        """Ends the step. An episode that terminates at the cap has terminated, not more."""
+        self.age += 1
+        terminated = terminated & self.playing
+        late = (truncated | (self.age >= self.step_cap)) & self.playing & ~terminated
+        reward = np.where(self.playing, reward, 0).astype(np.float32)
+        self.playing &= ~(terminated | late)
+        return Steps(frames, reward, terminated, late)
+
+
+class StickyActions:
+    """Repeats a slot's last action with some probability, for tasks that no emulator plays."""
+
+    def __init__(self, slots: int, probability: float):
+        self.probability = probability
+        self._dice = [stream(0, "sticky")] * slots
+        self._last = np.full(slots, -1)
+
+    def start(self, mask: Bool[np.ndarray, "slots"], seeds: Int[np.ndarray, "resets"]) -> None:
+        self._last[mask] = -1
+        for slot, number in zip(np.flatnonzero(mask), seeds, strict=True):
+            self._dice[slot] = stream(int(number), "sticky")
+
+    def apply(self, actions: Int[np.ndarray, "slots"]) -> Int[np.ndarray, "slots"]:
+        kept = np.array([dice.random() < self.probability for dice in self._dice])
+        self._last = np.where(kept & (self._last >= 0), self._last, actions)
+        return self._last
+
+
 def check_actions(task: Task, actions: Int[np.ndarray, "R"], rows: int) -> None:
     """Raises TaskError unless there is one action of the task's set for each row."""
     if actions.shape != (rows,):
@@ -103,6 +152,13 @@ def check_actions(task: Task, actions: Int[np.ndarray, "R"], rows: int) -> None:
     wrong = actions[(actions < 0) | (actions >= task.actions)]
     if len(wrong):
         raise TaskError(f"task {task.name} has actions 0 to {task.actions - 1}, got {wrong[0]}")
+
+
+def make_fleet(
+    names: Sequence[str], slots: int, protocol: Protocol, *, stack: int = 4, threads: int = 0
+) -> "Fleet":
+    """The same number of slots for each of the named tasks; raises what `make` raises."""
+    return Fleet([make(n, slots, protocol, threads=threads) for n in names], stack=stack)
 
 
 class Fleet:

@@ -5,11 +5,10 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 from jaxtyping import Bool, Int, Shaped
 
-from scaledq.core import seeds as named
 from scaledq.core.errors import TaskError
 from scaledq.core.protocol import Protocol
 from scaledq.core.task import Task
-from scaledq.play.envs import Steps, check_actions
+from scaledq.play.envs import Clock, Steps, StickyActions, check_actions
 
 
 class GymEnvs:
@@ -25,38 +24,30 @@ class GymEnvs:
         space = self._envs[0].action_space
         self._first = int(space.start) if isinstance(space, Discrete) else 0
         self._frames = np.zeros((slots, *self.task.frame_shape), self.task.frame_dtype)
-        self._age = np.zeros(slots, np.int64)
-        self._playing = np.zeros(slots, bool)
-        self._sticky = [named.stream(0, "sticky")] * slots
-        self._last = np.zeros(slots, np.int64)
+        self._clock = Clock(slots, protocol.step_cap)
+        self._sticky = StickyActions(slots, protocol.sticky)
         self._actions = np.zeros(slots, np.int64)
 
     def reset(
         self, mask: Bool[np.ndarray, "slots"], seeds: Int[np.ndarray, "resets"]
     ) -> Shaped[np.ndarray, "slots *frame"]:
-        self._age[mask] = self._last[mask] = 0
-        self._playing |= mask
-        for slot, seed in zip(np.flatnonzero(mask), seeds, strict=True):
-            self._frames[slot], _ = self._envs[slot].reset(seed=int(seed))
-            self._sticky[slot] = named.stream(int(seed), "sticky")
+        self._clock.start(mask)
+        self._sticky.start(mask, seeds)
+        for slot, number in zip(np.flatnonzero(mask), seeds, strict=True):
+            self._frames[slot], _ = self._envs[slot].reset(seed=int(number))
         return self._frames.copy()
 
     def send(self, actions: Int[np.ndarray, "slots"]) -> None:
         check_actions(self.task, actions, self.slots)
-        kept = np.array([s.random() < self.protocol.sticky for s in self._sticky])
-        self._actions = np.where(kept & (self._age > 0), self._last, actions)
+        self._actions = self._sticky.apply(actions)
 
     def recv(self) -> Steps:
         reward = np.zeros(self.slots, np.float32)
         terminated, truncated = np.zeros((2, self.slots), bool)
-        for slot in np.flatnonzero(self._playing):
+        for slot in np.flatnonzero(self._clock.playing):
             answer = self._envs[slot].step(int(self._actions[slot]) + self._first)
             self._frames[slot], reward[slot], terminated[slot], truncated[slot], _ = answer
-        self._age += 1
-        self._last = self._actions
-        truncated |= (self._age >= self.protocol.step_cap) & self._playing
-        self._playing &= ~(terminated | truncated)
-        return Steps(self._frames.copy(), reward, terminated, truncated & ~terminated)
+        return self._clock.tick(self._frames.copy(), reward, terminated, truncated)
 
     def close(self) -> None:
         for env in self._envs:
