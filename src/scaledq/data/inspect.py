@@ -74,10 +74,9 @@ def _check_array(log: Log, name: str) -> Iterator[Block]:
 
 def _fault(log: Log, name: str, reading: "ts.Future[np.ndarray]", checksum: int) -> str | None:
     try:
-        with log.reading(name):
-            values = reading.result()
-    except DataError as error:
-        return str(error)
+        values = reading.result()
+    except zarr.FAILURES as error:
+        return zarr.reason(error)
     if zarr.checksum(values) != checksum:
         return "readable, but not what was written (its checksum differs from the manifest's)"
     return None

@@ -1,4 +1,4 @@
-"""What a row of a log may be: the columns beside the frame, and what is refused."""
+"""What a row of a log may be, which rows are transitions, and where episodes start."""
 
 import numpy as np
 
@@ -8,6 +8,31 @@ from scaledq.core.task import Task
 COLUMNS = {"action": "int16", "reward": "float32", "terminated": "bool", "truncated": "bool"}
 CLOSING = -1
 """The action of a row that only holds the closing observation of an episode."""
+
+USABLE, START, ENDED, TERMINATED = 1, 2, 4, 8
+"""The bits of `flags`."""
+
+
+def flags(action: np.ndarray, terminated: np.ndarray, truncated: np.ndarray) -> np.ndarray:
+    """What each row of a log (or of a contiguous piece of one) is, as bits: uint8 [T].
+
+    USABLE: the row is a transition: it has an action, and either its episode terminated with it or
+    the observation that followed is known. That is the next row, unless the row was truncated: then
+    only a closing row counts. So a truncated row (or a joint) without a closing row is not usable,
+    nor is the last row without an end, nor a closing row.
+    START: the first row of an episode: the first of all, and each after a closing row or after an
+    ended row that has no closing row.
+    """
+    closing = action == CLOSING
+    ended = terminated | truncated
+    closed = np.append(closing[1:], np.False_)
+    followed = np.ones_like(closing)
+    followed[-1:] = False
+    usable = ~closing & (terminated | (followed & (~truncated | closed)))
+    start = np.ones_like(closing)
+    start[1:] = (closing | (ended & ~closed))[:-1]
+    bits = (USABLE * usable, START * start, ENDED * ended, TERMINATED * terminated)
+    return np.bitwise_or.reduce([bit.astype(np.uint8) for bit in bits])
 
 
 def check(
@@ -54,9 +79,13 @@ def _faults(
     truncated: np.ndarray,
 ) -> dict[str, np.ndarray]:
     closing = action == CLOSING
+    finite = np.isfinite(reward)
     return {
         f"an action outside [-1, {task.actions})": (action < CLOSING) | (action >= task.actions),
-        "a reward that is not finite": ~np.isfinite(reward),
+        "a reward that is not a finite float32": ~finite | (np.abs(reward) > FLOAT32_MAX),
         "no action but a reward": closing & (reward != 0),
         "no action but an end": closing & (terminated | truncated),
     }
+
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)

@@ -74,22 +74,22 @@ class Log:
     @cached_property
     def action(self) -> np.ndarray:
         """int16 [T]; -1 in a row that only closes an episode."""
-        return self._column("action")
+        return self.read("action")
 
     @cached_property
     def reward(self) -> np.ndarray:
         """float32 [T], raw."""
-        return self._column("reward")
+        return self.read("reward")
 
     @cached_property
     def terminated(self) -> np.ndarray:
         """bool [T]"""
-        return self._column("terminated")
+        return self.read("terminated")
 
     @cached_property
     def truncated(self) -> np.ndarray:
         """bool [T]"""
-        return self._column("truncated")
+        return self.read("truncated")
 
     def array(self, name: str) -> ts.TensorStore:
         """One of the five arrays as TensorStore opens it.
@@ -97,9 +97,11 @@ class Log:
         Raises:
           DataError: it is missing, or is not what the manifest says.
         """
-        with self.reading(name):
+        try:
             place = zarr.below(zarr.location(self.path), name)
             array = zarr.open_array(place, missing=self._missing)
+        except zarr.FAILURES as error:
+            raise self.failure(name, error) from error
         frames = name == "frames"
         shape = (len(self), *self.task.frame_shape) if frames else (len(self),)
         dtype = self.task.frame_dtype if frames else COLUMNS[name]
@@ -110,14 +112,17 @@ class Log:
             )
         return array
 
-    def reading(self, name: str):
-        """Context that turns a failed read of array `name` into a DataError naming the log."""
-        return zarr.naming(f"log {self.path}: cannot read {name}", VERIFY)
-
-    def _column(self, name: str) -> np.ndarray:
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Rows start..stop-1 of one array, not held; raises DataError where they are damaged."""
         array = self.array(name)
-        with self.reading(name):
-            return array.read().result()
+        try:
+            return array[start:stop].read().result()
+        except zarr.FAILURES as error:
+            raise self.failure(name, error) from error
+
+    def failure(self, name: str, error: Exception) -> DataError:
+        """What to raise when a read of array `name` failed: it names the log."""
+        return zarr.failure(error, f"log {self.path}: cannot read {name}", VERIFY)
 
 
 class Store:

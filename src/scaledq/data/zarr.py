@@ -106,14 +106,27 @@ def checksum(values: np.ndarray) -> int:
     return zlib.crc32(plain.data.cast("B"))
 
 
+FAILURES = (ValueError, OSError, RuntimeError)
+"""What TensorStore raises when a disk, a network or a codec lets it down."""
+
+
+def failure(error: Exception, what: str, advice: str) -> DataError:
+    """One line about it that starts with `what`."""
+    return DataError(f"{what}: {reason(error)}; {advice}")
+
+
+def reason(error: Exception) -> str:
+    """The first and telling line of TensorStore's message."""
+    return str(error).partition(" [tensorstore_spec")[0].partition("\n")[0][:400]
+
+
 @contextmanager
 def naming(what: str, advice: str) -> Iterator[None]:
-    """Turns a failure of TensorStore or the disk into one DataError that names `what`."""
+    """Turns a failure inside the block into one DataError that names `what`."""
     try:
         yield
-    except (ValueError, OSError, RuntimeError) as error:
-        first = str(error).partition(" [tensorstore_spec")[0].partition("\n")[0]
-        raise DataError(f"{what}: {first[:400]}; {advice}") from error
+    except FAILURES as error:
+        raise failure(error, what, advice) from error
 
 
 def _spec(place: dict[str, Any], missing: Missing) -> dict[str, Any]:

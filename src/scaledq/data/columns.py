@@ -1,0 +1,51 @@
+"""The columns of many logs in memory, end to end, so that one index reaches any row of any task."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from scaledq.data.rows import flags
+from scaledq.data.store import Log
+
+Piece = tuple[Log, int, int]
+"""Rows start..stop-1 of a log: all that a view lets a run see of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """R rows of several pieces of logs: 7 bytes a row. No episode crosses from piece to piece."""
+
+    pieces: tuple[Piece, ...]
+    offsets: np.ndarray
+    """int64 [pieces + 1]: piece p holds rows offsets[p]..offsets[p + 1]-1."""
+    action: np.ndarray
+    """int16 [R]"""
+    reward: np.ndarray
+    """float32 [R], raw"""
+    flags: np.ndarray
+    """uint8 [R], bits as in rows.flags"""
+
+    @classmethod
+    def load(cls, pieces: Sequence[Piece]) -> "Columns":
+        """Reads the columns of every piece; raises DataError naming a log that is damaged."""
+        offsets = np.cumsum([0, *(stop - start for _, start, stop in pieces)])
+        rows = int(offsets[-1])
+        action, reward = np.empty(rows, np.int16), np.empty(rows, np.float32)
+        bits = np.empty(rows, np.uint8)
+        for first, last, (log, start, stop) in zip(offsets, offsets[1:], pieces, strict=False):
+            here = slice(first, last)
+            action[here] = log.read("action", start, stop)
+            reward[here] = log.read("reward", start, stop)
+            ends = (log.read(name, start, stop) for name in ("terminated", "truncated"))
+            bits[here] = flags(action[here], *ends)
+        return cls(tuple(pieces), offsets, action, reward, bits)
+
+    def __len__(self) -> int:
+        return len(self.action)
+
+    def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The piece of each row [B], and the row's number in its log [B]."""
+        piece = np.searchsorted(self.offsets, rows, side="right") - 1
+        starts = np.array([start for _, start, _ in self.pieces])
+        return piece, rows - self.offsets[piece] + starts[piece]

@@ -1,0 +1,259 @@
+"""From logs to batches: batch t is a function of (seed, t), and the next ones are read meanwhile.
+
+Shapes: B batch (this rank's part of the global one), S stack, n steps, K = S + n frames of a row.
+"""
+
+import hashlib
+import json
+import queue
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorstore as ts
+import torch
+from torch import Tensor
+
+from scaledq.core.batch import Batch
+from scaledq.core.config import config
+from scaledq.core.errors import ConfigError, DataError, TaskError, suggest
+from scaledq.core.task import Task
+from scaledq.data import zarr
+from scaledq.data.columns import Columns
+from scaledq.data.sampler import sample
+from scaledq.data.store import Log, Store
+from scaledq.data.view import View, select
+from scaledq.data.windows import Runs, clipped, runs, walk
+
+HORIZON = 4096
+"""Rows that `returns` looks ahead at most."""
+NEGLIGIBLE = 1e-4
+"""It looks no further than a reward's weight stays above this."""
+
+
+@config
+class Transitions:
+    """How rows become training samples."""
+
+    stack: int = 4
+    """S: frames in an observation; before the episode's start they are zeros."""
+    n_step: int = 3
+    """n: rewards summed before the bootstrap; fewer where the episode or the log ends first."""
+    gamma: float = 0.99
+    reward_clip: float | None = 1.0
+    """Rewards are clipped to [-this, this] one by one; None keeps them raw."""
+
+    def __post_init__(self) -> None:
+        if self.stack < 1 or self.n_step < 1:
+            raise ConfigError(
+                f"transitions: need stack and n_step >= 1, got {self.stack} and {self.n_step}"
+            )
+        if not 0 <= self.gamma <= 1:
+            raise ConfigError(f"transitions: gamma must lie in [0, 1], got {self.gamma}")
+        if self.reward_clip is not None and not self.reward_clip > 0:
+            raise ConfigError(f"transitions: reward_clip must be positive, got {self.reward_clip}")
+
+
+class Loader:
+    """Batches of several tasks from the stores that hold them.
+
+    Args:
+      stores: a task's logs in all of them are taken together.
+      tasks: names; their order is the meaning of `Batch.task`.
+      batch_size: of the global batch; rank r of `world` gets its rows r::world.
+      prefetch: batches that `stream` keeps ready.
+
+    Raises:
+      DataError: a task that no store has, a damaged log, or a view that leaves a task empty.
+      TaskError: tasks of unequal frames, or stores that disagree about a task.
+    """
+
+    def __init__(  # noqa: PLR0913  (where the data are, which of them, and this process's part)
+        self,
+        stores: Sequence[Store],
+        tasks: Sequence[str],
+        *,
+        view: View,
+        transitions: Transitions,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        prefetch: int = 2,
+    ):
+        if not 0 <= rank < world <= batch_size or prefetch < 1:
+            raise ConfigError(
+                f"rank {rank} of {world} has no part in a batch of {batch_size}, or prefetch "
+                f"{prefetch} is below 1"
+            )
+        if not tasks or len(set(tasks)) < len(tasks):
+            raise TaskError(f"need one or more tasks, each named once, got {', '.join(tasks)}")
+        logs = [_logs(stores, name) for name in tasks]
+        _check_alike(logs)
+        self.tasks: tuple[Task, ...] = tuple(group[0].task for group in logs)
+        self.digest = _digest(logs)
+        """Names the data (not the view) that batches come from."""
+        pieces = [[(log, *view.piece(len(log))) for log in group] for group in logs]
+        self._columns = Columns.load([piece for group in pieces for piece in group])
+        edges = self._columns.offsets[np.cumsum([0, *map(len, pieces)])]
+        self._selections = [
+            select(view, self._columns, first, last, task=task.name)
+            for task, first, last in zip(self.tasks, edges, edges[1:], strict=False)
+        ]
+        self.sizes = np.array([len(selection) for selection in self._selections])
+        """Transitions of each task in the view: int64 [N]."""
+        self.waited = 0.0
+        """Seconds that the consumer of `stream` waited for its last batch."""
+        self._shares = view.shares([task.name for task in self.tasks], self.sizes)
+        self._transitions, self._batch_size, self._seed = transitions, batch_size, seed
+        self._part = slice(rank, None, world)
+        self._prefetch = prefetch
+
+    def batch(self, step: int) -> Batch:
+        """This rank's part of the global batch of optimiser step `step`."""
+        return self._complete(self._issue(step))
+
+    def stream(self, start: int, stop: int) -> Iterator[Batch]:
+        """Batches of steps start..stop-1; a thread keeps the next ones ready.
+
+        Closing the iterator ends the thread; what fails in the thread is raised here.
+        """
+        slots, closed = threading.Semaphore(self._prefetch), threading.Event()
+        ready: queue.SimpleQueue[Batch | Exception] = queue.SimpleQueue()
+        arguments = (range(start, stop), slots, closed, ready)
+        thread = threading.Thread(target=self._fill, args=arguments, name="loader", daemon=True)
+        thread.start()
+        try:
+            for _ in range(start, stop):
+                began = time.perf_counter()
+                batch = ready.get()
+                self.waited = time.perf_counter() - began
+                slots.release()
+                if isinstance(batch, Exception):
+                    raise batch
+                yield batch
+        finally:
+            closed.set()
+            slots.release()
+            thread.join()
+
+    def returns(self, step: int) -> Tensor:
+        """Discounted sum of clipped rewards from each row of `batch(step)` to its episode's end.
+
+        float32 [B]; NaN where that end is not in the log. Rewards whose weight is below 1e-4, or
+        that lie 4,096 rows ahead, are left out. O(B * look-ahead): for logging steps.
+        """
+        t = self._transitions
+        with np.errstate(divide="ignore"):
+            needed = np.ceil(np.log(NEGLIGIBLE) / np.log(t.gamma))
+        n = int(np.clip(needed, 1, HORIZON))
+        found = walk(self._columns, self._rows(step)[1], n=n, gamma=t.gamma, clip=t.reward_clip)
+        known = found.ended | ((found.steps == n) & (t.gamma**n <= NEGLIGIBLE))
+        return torch.from_numpy(np.where(known, found.reward, np.nan).astype(np.float32))
+
+    def _rows(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """(task [B], row of the columns [B]) of this rank's part of step `step`."""
+        task, index = sample(
+            self.sizes, self._shares, seed=self._seed, step=step, batch=self._batch_size
+        )
+        task, index = task[self._part], index[self._part]
+        rows = np.empty_like(index)
+        for number in np.unique(task):
+            here = task == number
+            rows[here] = self._selections[number].rows(index[here])
+        return task, rows
+
+    def _issue(self, step: int) -> "_Reading":
+        """Names a batch's rows and starts reading their frames."""
+        task, rows = self._rows(step)
+        t, columns = self._transitions, self._columns
+        found = walk(columns, rows, n=t.n_step, gamma=t.gamma, clip=t.reward_clip)
+        frames = runs(columns, rows, found.steps, stack=t.stack)
+        discount = np.where(found.terminated, 0.0, t.gamma**found.steps)
+        numbers = {
+            "task": task,
+            "action": columns.action[rows].astype(np.int64),
+            "reward": found.reward.astype(np.float32),
+            "step_reward": clipped(columns.reward[rows], t.reward_clip),
+            "discount": discount.astype(np.float32),
+            "steps": found.steps,
+        }
+        piece, first = columns.locate(frames.first)
+        logs = [columns.pieces[p][0] for p in piece]
+        spans = zip(logs, first.tolist(), frames.length.tolist(), strict=True)
+        reads = [(log, log.frames[at : at + count].read()) for log, at, count in spans]
+        return _Reading(numbers, reads, frames)
+
+    def _complete(self, reading: "_Reading") -> Batch:
+        """Waits for the frames and puts the batch together."""
+        t, task = self._transitions, self.tasks[0]
+        shape = (len(reading.frames), t.stack + t.n_step, *task.frame_shape)
+        frames = np.zeros(shape, task.frame_dtype)
+        places = zip(reading.runs.place.tolist(), reading.runs.length.tolist(), strict=True)
+        for out, (log, future), (at, count) in zip(frames, reading.frames, places, strict=True):
+            try:
+                out[at : at + count] = future.result()
+            except zarr.FAILURES as error:
+                raise log.failure("frames", error) from error
+        tensors = {name: torch.from_numpy(values) for name, values in reading.numbers.items()}
+        return Batch(frames=torch.from_numpy(frames), **tensors, stack=t.stack)
+
+    def _fill(
+        self,
+        steps: range,
+        slots: threading.Semaphore,
+        closed: threading.Event,
+        ready: "queue.SimpleQueue[Batch | Exception]",
+    ) -> None:
+        """The thread: the reads of a batch are under way while the one before is put together."""
+        try:
+            ahead = [self._issue(step) for step in steps[:1]]
+            for step in steps:
+                slots.acquire()
+                if closed.is_set():
+                    return
+                ahead += [self._issue(following) for following in range(step + 1, steps.stop)[:1]]
+                ready.put(self._complete(ahead.pop(0)))
+        except Exception as error:
+            ready.put(error)
+
+
+class _Reading(NamedTuple):
+    """A batch whose frames are on their way."""
+
+    numbers: dict[str, np.ndarray]
+    frames: list[tuple[Log, "ts.Future[np.ndarray]"]]
+    runs: Runs
+
+
+def _logs(stores: Sequence[Store], task: str) -> list[Log]:
+    logs = [log for store in stores if task in store for log in store[task]]
+    if logs:
+        return logs
+    known = {name for store in stores for name in store.tasks}
+    where = ", ".join(store.path for store in stores)
+    raise DataError(f"no finished log of {task!r} in {where or 'no store'}; {suggest(task, known)}")
+
+
+def _check_alike(groups: list[list[Log]]) -> None:
+    """A task is the same in all its logs, and the frames of all tasks fit into one array."""
+    for log, other in ((group[0], log) for group in groups for log in group):
+        if log.task != other.task:
+            raise TaskError(
+                f"logs {log.path} and {other.path} disagree about {log.task.name}: "
+                f"{log.task} and {other.task}; train from one of them"
+            )
+    first = groups[0][0].task
+    for task in (group[0].task for group in groups):
+        if (task.frame_shape, task.frame_dtype) != (first.frame_shape, first.frame_dtype):
+            raise TaskError(
+                f"{first.name} has frames of {first.frame_dtype} {first.frame_shape}, {task.name} "
+                f"of {task.frame_dtype} {task.frame_shape}; one run takes tasks of equal frames"
+            )
+
+
+def _digest(groups: list[list[Log]]) -> str:
+    content = [[group[0].task.name, *(log.digest for log in group)] for group in groups]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
