@@ -189,6 +189,11 @@ class Fleet:
     def rows(self) -> int:
         return len(self.task_index)
 
+    @property
+    def names(self) -> list[tuple[str, int]]:
+        """Each row's task and its slot in that task."""
+        return [(e.task.name, slot) for e in self.envs for slot in range(e.slots)]
+
     def reset(self, mask: Bool[np.ndarray, "R"], seeds: Int[np.ndarray, "resets"]) -> None:
         """Starts an episode in each row of `mask`, with one seed for each of them."""
         every = np.zeros(self.rows, np.int64)

@@ -1,0 +1,160 @@
+"""How a policy is let play: whole episodes, each slot its own quota, the same ones every time.
+
+Shapes: R rows of a fleet, N tasks.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from scaledq.core.errors import ConfigError
+from scaledq.core.protocol import Protocol
+from scaledq.core.seeds import episode_seed
+from scaledq.play.envs import Fleet, Steps, make_fleet
+from scaledq.play.policy import Dice, Policy, index, scale
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Episode:
+    """A whole episode; policy, protocol, task, slot, index and seed decide everything in it."""
+
+    task: str
+    slot: int
+    index: int
+    """Which of its slot's episodes, from 0."""
+    number: int
+    """Which of its task's episodes, from 0: counted slot by slot within each index."""
+    seed: int
+    """Of the whole evaluation; the episode's own is `episode_seed(seed, task, slot, index)`."""
+    score: float
+    """Sum of the raw rewards."""
+    length: int
+    """Steps (decisions)."""
+    ended: Literal["terminated", "truncated"]
+
+
+def play(
+    policy: Policy,
+    tasks: Sequence[str],
+    protocol: Protocol,
+    *,
+    episodes: int,
+    slots: int = 8,
+    seed: int = 0,
+) -> Iterator[Episode]:
+    """Plays each task to the end `episodes` times and yields episodes as they end.
+
+    At most `slots` episodes of a task are under way at once. Slots have equal quotas (but for one):
+    taking the first episodes to end would favour short ones.
+
+    Raises:
+      TaskError: a task that cannot be played, or that the policy does not know.
+      ConfigError: no episodes, or no slots.
+    """
+    if episodes < 1 or slots < 1:
+        raise ConfigError(f"need at least one episode and one slot, got {episodes} and {slots}")
+    for task in tasks:
+        index(policy, task)
+    fleet = make_fleet(tasks, min(slots, episodes), protocol, stack=policy.stack)
+    try:
+        yield from play_on(fleet, policy, protocol, episodes=episodes, seed=seed)
+    finally:
+        fleet.close()
+
+
+def play_on(
+    fleet: Fleet, policy: Policy, protocol: Protocol, *, episodes: int, seed: int = 0
+) -> Iterator[Episode]:
+    """As `play`, on environments that the caller made (under this protocol) and closes.
+
+    Every step asks the policy about all R rows, ended or not, so that no answer depends on which
+    other rows have ended; a task that is through is not stepped any more.
+    """
+    score = Scoring(fleet, episodes=episodes, seed=seed)
+    heads = np.array([index(policy, task.name) for task in fleet.tasks])[fleet.task_index]
+    count = np.array([task.actions for task in fleet.tasks])[fleet.task_index]
+    choice, chance = (Dice(seed, name, fleet.names) for name in ("choice", "epsilon"))
+    fleet.reset(score.playing, score.seeds(score.playing))
+    step = 0
+    while score.playing.any():
+        actions = policy.act(fleet.obs, heads, choice.at(step))
+        actions = disturb(actions, count, chance.at(step), epsilon=protocol.epsilon)
+        steps = fleet.step(actions, live=score.live)
+        yield from score.add(steps)
+        begun = steps.ended & score.playing
+        if begun.any():
+            fleet.reset(begun, score.seeds(begun))
+        step += 1
+
+
+def disturb(
+    actions: Int[np.ndarray, "R"],
+    count: Int[np.ndarray, "R"],
+    chance: np.ndarray,
+    *,
+    epsilon: float,
+) -> Int[np.ndarray, "R"]:
+    """With probability epsilon, one of a row's `count` actions instead; `chance` [R] in [0, 1)."""
+    if not epsilon:
+        return actions
+    return np.where(chance < epsilon, scale(chance / epsilon % 1, count), actions)
+
+
+def ordered(episodes: Iterable[Episode], tasks: Sequence[str]) -> list[Episode]:
+    """The same order whatever ended first: by task as given, then by number."""
+    return sorted(episodes, key=lambda e: (tasks.index(e.task), e.number))
+
+
+class Scoring:
+    """Which row plays which of its episodes, and what it has scored in it so far."""
+
+    def __init__(self, fleet: Fleet, *, episodes: int, seed: int):
+        self.fleet, self.seed = fleet, seed
+        self._slots = np.array([fleet.envs[task].slots for task in fleet.task_index])
+        slot = np.array([slot for _, slot in fleet.names])
+        self._quota = episodes // self._slots + (slot < episodes % self._slots)
+        self._index = np.zeros(fleet.rows, np.int64)
+        self._score, self._length = np.zeros(fleet.rows), np.zeros(fleet.rows, np.int64)
+
+    @property
+    def playing(self) -> Bool[np.ndarray, "R"]:
+        """Rows that have not yet played their quota."""
+        return self._index < self._quota
+
+    @property
+    def live(self) -> Bool[np.ndarray, "N"]:
+        """Tasks that have such a row."""
+        return np.array([self.playing[part].any() for part in self.fleet.parts])
+
+    def seeds(self, mask: Bool[np.ndarray, "R"]) -> Int[np.ndarray, "resets"]:
+        """Of the episodes that the masked rows are about to play."""
+        names = [self.fleet.names[row] for row in np.flatnonzero(mask)]
+        turns = zip(names, self._index[mask], strict=True)
+        return np.array([episode_seed(self.seed, *name, int(turn)) for name, turn in turns])
+
+    def add(self, steps: Steps) -> Iterator[Episode]:
+        """Counts a step of every row; yields what it ended."""
+        playing = self.playing
+        self._score += np.where(playing, steps.reward, 0)
+        self._length += playing
+        for row in np.flatnonzero(steps.ended & playing):
+            yield self._episode(int(row), terminated=bool(steps.terminated[row]))
+            self._index[row] += 1
+            self._score[row] = self._length[row] = 0
+
+    def _episode(self, row: int, *, terminated: bool) -> Episode:
+        task, slot = self.fleet.names[row]
+        turn = int(self._index[row])
+        return Episode(
+            task=task,
+            slot=slot,
+            index=turn,
+            number=turn * int(self._slots[row]) + slot,
+            seed=self.seed,
+            score=float(self._score[row]),
+            length=int(self._length[row]),
+            ended="terminated" if terminated else "truncated",
+        )
