@@ -37,8 +37,13 @@ class BehaviourCloning:
 
     @property
     def td(self) -> None:
-        """There is no TD error, no target network and no reward in it."""
+        """There is no TD error and no reward in it."""
         return None
+
+    @property
+    def bootstraps(self) -> bool:
+        """No target network is held."""
+        return False
 
     def preferences(self, outputs: Outputs) -> Float[Tensor, "B A"]:
         """The logits; -inf for actions that the task lacks."""

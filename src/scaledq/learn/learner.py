@@ -41,8 +41,8 @@ class Learner:
     ):
         self.net, self.objective, self.optim, self.tasks = net, objective, optim, tasks
         self.forward: Network = forward or net
-        needs_target = objective.td is not None
-        self.target_net = copy.deepcopy(net).requires_grad_(False) if needs_target else None
+        held = objective.bootstraps
+        self.target_net = copy.deepcopy(net).requires_grad_(False) if held else None
         self.optimizer = optim.build(net.parameters())
         self.step = 0
         device = next(net.parameters()).device
@@ -60,7 +60,7 @@ class Learner:
         `check` then says so.
         """
         moments = self._moments(batch)
-        loss, terms = self.losses(self._scaled(batch, moments))
+        loss, terms = self.losses(self.scaled(batch, moments))
         self.optimizer.zero_grad(set_to_none=True)
         (loss.mean() * (self.tasks if self.unitary else 1)).backward()
         gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
@@ -95,11 +95,14 @@ class Learner:
 
     def reward_scale(self) -> Tensor:
         """What each task's rewards are divided by [N]; ones without unitary scaling."""
-        return (
-            reward_deviation(self.reward_moments)
-            if self.unitary
-            else torch.ones_like(self.reward_moments[0])
-        )
+        return reward_deviation(self.reward_moments)
+
+    def scaled(self, batch: Batch, moments: Tensor | None = None) -> Batch:
+        """The batch as the objective sees it: rewards in units of their task's deviation."""
+        if not self.unitary:
+            return batch
+        scale = reward_deviation(self.reward_moments if moments is None else moments)
+        return replace(batch, reward=batch.reward / scale[batch.task].to(batch.reward.dtype))
 
     def state_dict(self) -> State:
         """Everything that a step changes, flat: tensors by dotted name, and `step`.
@@ -145,12 +148,6 @@ class Learner:
             return self.reward_moments
         new = reward_moments(batch.step_reward, batch.task, tasks=self.tasks)
         return self.reward_moments + across_ranks(new, mean=False)
-
-    def _scaled(self, batch: Batch, moments: Tensor) -> Batch:
-        if not self.unitary:
-            return batch
-        scale = reward_deviation(moments)[batch.task].to(batch.reward.dtype)
-        return replace(batch, reward=batch.reward / scale)
 
     def _move(self, loss: Tensor, grad_norm: Tensor, moments: Tensor) -> None:
         bad = ~(loss.isfinite() & grad_norm.isfinite())

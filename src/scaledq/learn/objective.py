@@ -1,7 +1,7 @@
 """What a run minimises. An objective is a config that can be called; there is nothing to build.
 
-Every objective has `heads` (what the network must answer), `td` (its TD error, or None: then no
-target network is held), `preferences(outputs) -> [B A]` and
+Every objective has `heads` (what the network must answer), `td` (its TD error, or None),
+`bootstraps` (whether it needs a target network), `preferences(outputs) -> [B A]` and
 `objective(net, target_net, batch) -> (loss [B], {term: [B]})`. Shapes: B batch, A actions.
 """
 
@@ -16,10 +16,12 @@ from scaledq.core.config import by_kind, config
 from scaledq.core.errors import ConfigError
 from scaledq.core.outputs import HeadSpec, Network, Outputs
 from scaledq.learn.bc import BehaviourCloning, Loss
+from scaledq.learn.bcq import DiscreteBCQ
 from scaledq.learn.c51 import C51
 from scaledq.learn.cql import gap, masked, of_action
 from scaledq.learn.dr3 import coadaptation
-from scaledq.learn.td import TDError
+from scaledq.learn.iql import IQL
+from scaledq.learn.td import MSE, TDError
 
 
 @config
@@ -41,6 +43,11 @@ class ScaledQL:
                 raise ConfigError(
                     f"scaled_ql.{field} must be 0 or more, got {getattr(self, field)}"
                 )
+
+    @property
+    def bootstraps(self) -> bool:
+        """A target network is held."""
+        return True
 
     @property
     def heads(self) -> tuple[HeadSpec, ...]:
@@ -72,4 +79,35 @@ class ScaledQL:
         return self.td.target(of_action(next_outputs["q"], best), batch.reward, batch.discount)
 
 
-Objective = ScaledQL | BehaviourCloning
+@config
+class ReturnRegression:
+    """Q of the taken action fitted to a return that is already known: `batch.reward` as it stands.
+
+    For targets made by `learn.returns`; `batch.discount` and `batch.next_obs` are not looked at.
+    """
+
+    kind: Literal["regression"] = "regression"
+    td: Annotated[TDError, by_kind] = MSE(unitary=False)
+
+    @property
+    def bootstraps(self) -> bool:
+        """No target network is held."""
+        return False
+
+    @property
+    def heads(self) -> tuple[HeadSpec, ...]:
+        """The TD error's outputs for each action."""
+        return (HeadSpec(name="q", size=self.td.size),)
+
+    def preferences(self, outputs: Outputs) -> Float[Tensor, "B A"]:
+        """Q; -inf for actions that the task lacks."""
+        return masked(self.td.q(outputs["q"]), outputs["available"])
+
+    def __call__(self, net: Network, target_net: Network, batch: Batch) -> Loss:
+        outputs = net(batch.obs, batch.task)
+        target = self.td.target_at(batch.reward)
+        td = self.td.loss(of_action(outputs["q"], batch.action), target)
+        return td, {"td": td.detach()}
+
+
+Objective = ScaledQL | BehaviourCloning | DiscreteBCQ | IQL | ReturnRegression
