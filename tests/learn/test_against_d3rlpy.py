@@ -68,7 +68,7 @@ def test_discrete_cql(td, expected_td: float, gap: float, loss: float) -> None:
 
 
 def test_discrete_bcq() -> None:
-    """Without the logits' penalty: d3rlpy's is on log-probabilities, the publication's on logits."""
+    """Without the penalty: d3rlpy's is on log-probabilities, the publication's on logits."""
     objective = DiscreteBCQ(td=MSE(unitary=False, huber=1.0), penalty=0.0)
     online, target = (network(seed, size=1) for seed in (0.3, 1.1))
     ours, terms = objective(online, target, BATCH)

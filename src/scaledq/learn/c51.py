@@ -71,7 +71,8 @@ class C51:
 
     def q(self, logits: Float[Tensor, "*B Z"]) -> Float[Tensor, "*B"]:
         """The mean return."""
-        return (logits.softmax(-1) * self.support(logits)).sum(-1)
+        probs = logits.softmax(-1)
+        return (probs * self.support(probs)).sum(-1)
 
     def target(
         self,

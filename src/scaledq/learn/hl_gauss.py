@@ -55,8 +55,9 @@ class HLGauss:
 
     def q(self, logits: Float[Tensor, "*B Z"]) -> Float[Tensor, "*B"]:
         """The mean of the bins' centres."""
-        edges = self.edges(logits)
-        return (logits.softmax(-1) * (edges[1:] + edges[:-1]) / 2).sum(-1)
+        probs = logits.softmax(-1)
+        edges = self.edges(probs)
+        return (probs * (edges[1:] + edges[:-1]) / 2).sum(-1)
 
     def target(
         self,
@@ -104,7 +105,8 @@ class TwoHot:
 
     def q(self, logits: Float[Tensor, "*B Z"]) -> Float[Tensor, "*B"]:
         """The mean of the atoms."""
-        return (logits.softmax(-1) * self.support(logits)).sum(-1)
+        probs = logits.softmax(-1)
+        return (probs * self.support(probs)).sum(-1)
 
     def target(
         self,
