@@ -98,7 +98,7 @@ def test_dr3_adds_the_weighted_product_of_successive_features(world, table) -> N
     torch.testing.assert_close(grad, expected)
 
 
-@pytest.mark.parametrize("td", (*TD_ERRORS, MSE()), ids=[*ids, "unitary"])
+@pytest.mark.parametrize("td", [*TD_ERRORS, MSE()], ids=[*ids, "unitary"])
 def test_every_td_error_finds_the_optimal_values(world, table, td) -> None:
     objective = ScaledQL(td=td, alpha=0.0, double=td.kind == "mse")
     net = table(objective.heads)
