@@ -9,11 +9,12 @@ log without it is unfinished and holds no data for anybody.
 
 import json
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import tensorstore as ts
@@ -39,6 +40,8 @@ SHARD = 2048
 """Frames in one file."""
 EMPTY_GROUP = json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {}})
 ARRAYS = ("frames", *COLUMNS)
+INDEX = "index.json"
+"""A list of `task/log`, for web servers, which cannot be asked for their files."""
 VERIFY = "`scaledq inspect STORE --verify` lists all damage"
 
 
@@ -184,8 +187,8 @@ def open_store(path: str | Path, *, missing: zarr.Missing = "error") -> Store:
 
 def _names(folder: ts.KvStore, place: dict[str, Any]) -> tuple[list[str], tuple[str, ...]]:
     """Every `task/log` that is finished, and every one that is not."""
-    if place["driver"] == "http":  # a web server lists nothing
-        keys = [f"{name}/zarr.json" for name in json.loads(folder.read(INDEX).result().value)]
+    if place["driver"] == "http":
+        keys = [f"{name}/zarr.json" for name in _index(folder)]
     elif place["driver"] == "file":  # two levels of folders, not every file below them
         root = Path(place["path"])
         keys = [str(p.relative_to(root)) for p in root.glob("*/*/zarr.json")]
@@ -198,8 +201,14 @@ def _names(folder: ts.KvStore, place: dict[str, Any]) -> tuple[list[str], tuple[
     return sorted(finished), tuple(sorted(begun - finished))
 
 
-INDEX = "index.json"
-"""A list of `task/log`, for web servers, which cannot be asked for their files."""
+def _index(folder: ts.KvStore) -> list[str]:
+    answer = folder.read(INDEX).result()
+    if answer.state != "value":
+        raise DataError(
+            f"no {INDEX} at {folder.url}: a web server lists nothing; `scaledq inspect STORE "
+            "--index` writes it where the store lies"
+        )
+    return json.loads(answer.value)
 
 
 def write_index(store: Store) -> None:
@@ -270,7 +279,7 @@ class LogWriter:
         """Rows appended so far."""
         return self._tally.rows
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "LogWriter":
         return self
 
     def __exit__(
@@ -304,9 +313,9 @@ class LogWriter:
 
     def flush(self) -> int:
         """Puts every row on disk and returns how many there are: what `resume` can take."""
-        with self._writing():
-            for array in self._open.values():
-                array.flush()
+        arrays = self._open.values()
+        with self._writing(), ThreadPoolExecutor(len(arrays)) as together:
+            list(together.map(Blocks.flush, arrays))
         return len(self)
 
     def finish(self, extra: Mapping[str, JsonValue] | None = None) -> Manifest:
@@ -315,9 +324,8 @@ class LogWriter:
         Raises:
           DataError: no rows, or a full disk.
         """
-        if not len(self):
+        if not self.flush():
             raise DataError(f"log {self.path}: nothing to finish, it has no rows")
-        self.flush()
         manifest = self._manifest(dict(extra or {}))
         with self._writing():
             for group in (self._store, zarr.below(self._store, self.task.name)):

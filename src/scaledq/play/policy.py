@@ -7,7 +7,7 @@ drawn again. Shapes: R rows, N tasks, A actions, S frames in a stack.
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, runtime_checkable
 from typing import Protocol as Interface
 
 import numpy as np
@@ -26,6 +26,7 @@ Rows = Int[np.ndarray, "R"]
 Uniform = Float[np.ndarray, "R"]
 
 
+@runtime_checkable
 class Policy(Interface):
     """Anything that can be played."""
 

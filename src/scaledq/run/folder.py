@@ -85,15 +85,16 @@ def open_run(path: Path | str) -> Run:
     file = Path(path) / RUN
     try:
         content = json.loads(file.read_text())
-        parts = {key: json.dumps(content.pop(key)) for key in ("config", "tasks")}
+        cfg = json.dumps(content.pop("config"))
+        tasks = [json.dumps(task) for task in content.pop("tasks")]
     except FileNotFoundError as error:
         raise RunError(f"{path} is not a run: it has no {RUN}; give a folder of `train`") from error
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise RunError(f"{file} is damaged ({error}); restore it") from error
     return Run(
         folder=Path(path),
-        config=from_json(RunConfig, parts["config"]),
-        tasks=from_json(tuple[Task, ...], parts["tasks"]),
+        config=from_json(RunConfig, cfg),
+        tasks=tuple(from_json(Task, task) for task in tasks),
         facts=content,
     )
 
