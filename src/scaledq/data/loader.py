@@ -8,7 +8,7 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -97,7 +97,7 @@ class Loader:
         """Names the data (not the view) that batches come from."""
         pieces = [[(log, *view.piece(len(log))) for log in group] for group in logs]
         self._columns = Columns.load([piece for group in pieces for piece in group])
-        edges = self._columns.offsets[np.cumsum([0, *map(len, pieces)])]
+        edges = self._columns.offsets[np.cumsum([0, *map(len, pieces)])].tolist()
         self._selections = [
             select(view, self._columns, first, last, task=task.name)
             for task, first, last in zip(self.tasks, edges, edges[1:], strict=False)
@@ -115,7 +115,7 @@ class Loader:
         """This rank's part of the global batch of optimiser step `step`."""
         return self._complete(self._issue(step))
 
-    def stream(self, start: int, stop: int) -> Iterator[Batch]:
+    def stream(self, start: int, stop: int) -> Generator[Batch, None, None]:
         """Batches of steps start..stop-1; a thread keeps the next ones ready.
 
         Closing the iterator ends the thread; what fails in the thread is raised here.
@@ -146,9 +146,7 @@ class Loader:
         that lie 4,096 rows ahead, are left out. O(B * look-ahead): for logging steps.
         """
         t = self._transitions
-        with np.errstate(divide="ignore"):
-            needed = np.ceil(np.log(NEGLIGIBLE) / np.log(t.gamma))
-        n = int(np.clip(needed, 1, HORIZON))
+        n = int((t.gamma ** np.arange(HORIZON, dtype=np.float64) > NEGLIGIBLE).sum())
         found = walk(self._columns, self._rows(step)[1], n=n, gamma=t.gamma, clip=t.reward_clip)
         known = found.ended | ((found.steps == n) & (t.gamma**n <= NEGLIGIBLE))
         return torch.from_numpy(np.where(known, found.reward, np.nan).astype(np.float32))
@@ -232,6 +230,8 @@ def _logs(stores: Sequence[Store], task: str) -> list[Log]:
     logs = [log for store in stores if task in store for log in store[task]]
     if logs:
         return logs
+    if len(stores) == 1:
+        return list(stores[0][task])
     known = {name for store in stores for name in store.tasks}
     where = ", ".join(store.path for store in stores)
     raise DataError(f"no finished log of {task!r} in {where or 'no store'}; {suggest(task, known)}")

@@ -19,8 +19,9 @@ from scaledq.core.errors import DataError, suggest
 
 CHUNK = 16
 """Frames that are compressed together: the least that one read decodes."""
-CONTEXT = ts.Context({"cache_pool": {"total_bytes_limit": 64 << 20}})
-"""Shared by all stores of the process. The cache keeps the shards' indices, hardly any frame."""
+CONTEXT = ts.Context({"cache_pool": {"total_bytes_limit": 16 << 20}})
+"""Shared by all stores of the process. Random reads hardly ever meet a chunk again: a small cache,
+for the shards' indices."""
 SCHEMES = ("file", "gs", "s3", "http", "https", "memory")
 ZSTD = {"name": "zstd", "configuration": {"level": 3, "checksum": True}}
 

@@ -1,0 +1,88 @@
+"""Logs for the tests of `data`: random rows with every kind of ending."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scaledq.core.protocol import Protocol
+from scaledq.core.task import Task
+from scaledq.data.store import LogWriter
+
+
+@dataclass
+class Rows:
+    """What goes into a log: the truth that tests compare with."""
+
+    frames: np.ndarray
+    action: np.ndarray
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.action)
+
+    def __getitem__(self, part: slice) -> "Rows":
+        return Rows(*(column[part] for column in self.columns()))
+
+    def columns(self) -> tuple[np.ndarray, ...]:
+        return (self.frames, self.action, self.reward, self.terminated, self.truncated)
+
+
+def _random_rows(task: Task, rows: int, seed: int, *, end: float = 0.15) -> Rows:
+    rng = np.random.default_rng(seed)
+    raw = rng.integers(0, 256, (rows, *task.frame_shape))
+    frames = raw if task.frame_dtype == "uint8" else raw + rng.random(raw.shape)
+    reward = rng.normal(0, 2, rows).astype(np.float32)
+    action = rng.integers(0, task.actions, rows)
+    ends = rng.random(rows) < end
+    kind = rng.random(rows)
+    terminated, truncated = ends & (kind < 0.5), ends & (kind > 0.45)
+    closing = np.zeros(rows, bool)
+    for row in np.flatnonzero(ends[:-1] & (rng.random(rows - 1) < 0.5)):
+        closing[row + 1] = not closing[row]
+    action[closing], reward[closing] = -1, 0
+    frames = frames.astype(task.frame_dtype)
+    return Rows(frames, action, reward, terminated & ~closing, truncated & ~closing)
+
+
+def _begin(store: Path | str, task: Task, name: str = "log", **options: int) -> LogWriter:
+    return LogWriter(
+        store,
+        task,
+        name,
+        behaviour="random",
+        protocol=Protocol(name="test"),
+        source={"made": "by a test"},
+        versions={"scaledq": "test"},
+        shard=options.get("shard", 32),
+        resume=options.get("resume", 0),
+    )
+
+
+def _write(store: Path | str, task: Task, rows: Rows, name: str = "log") -> None:
+    with _begin(store, task, name) as writer:
+        for start in range(0, len(rows), 50):
+            writer.append(*rows[start : start + 50].columns())
+        writer.finish()
+
+
+@pytest.fixture(scope="session")
+def random_rows() -> Callable[..., Rows]:
+    """(task, rows, seed, *, end): terminations, truncations, joints, with closing rows and not."""
+    return _random_rows
+
+
+@pytest.fixture(scope="session")
+def begin() -> Callable[..., LogWriter]:
+    """(store, task, name, *, shard, resume): the writer of a new log, with files of 32 frames."""
+    return _begin
+
+
+@pytest.fixture(scope="session")
+def write() -> Callable[..., None]:
+    """(store, task, rows, name): writes a whole log."""
+    return _write
