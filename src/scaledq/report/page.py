@@ -1,0 +1,322 @@
+"""The report: one HTML page that opens from disk, needs no network, and says how sure it is.
+
+`page(ReportData)` is a pure function. The frame, with its style and its few lines of script, is
+page.html; figures are inline SVG, videos and table files are embedded.
+"""
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from string import Template
+
+import numpy as np
+
+from scaledq.core.protocol import SCALED_QL
+from scaledq.report import figures, scores, stats, tables, words
+from scaledq.report.content import Health, ReportData, Section, Video
+from scaledq.report.scores import Normal
+from scaledq.report.stats import Estimate
+from scaledq.report.tables import Cell, Column, Table
+
+__all__ = ["Health", "ReportData", "Section", "Video", "page"]
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What several parts of a page share, by label."""
+
+    normal: Normal | None
+    colours: dict[str, str]
+    raw: dict[str, dict[str, Estimate | None]]
+    aggregates: dict[str, dict[str, Estimate]]
+    """Of the methods that were scored on every task."""
+
+    @property
+    def score(self) -> str:
+        return f"{self.normal}-normalised score" if self.normal else "raw score"
+
+
+def page(data: ReportData) -> str:
+    """The whole page."""
+    found = _compute(data)
+    parts = {
+        "Result": _result(data, found),
+        "What ran": _facts(data),
+        "Over all tasks": _overall(data, found),
+        "Task by task": _by_task(data, found),
+        "Videos": _videos(data),
+        "Learning curves": _curves(data, found),
+        "Learning health": _health(data),
+        **{section.title: _section(section) for section in data.sections},
+        "Protocol": _protocol(data),
+        "How to reproduce": _commands(data),
+    }
+    parts = {title: body for title, body in parts.items() if body}
+    links = (f'<a href="#{_anchor(title)}">{escape(title)}</a>' for title in list(parts)[1:])
+    frame = files("scaledq.report").joinpath("page.html").read_text(encoding="utf-8")
+    return Template(frame).substitute(
+        title=escape(data.title),
+        head=f"<nav>{''.join(links)}</nav>",
+        body="\n".join(_framed(title, body) for title, body in parts.items()),
+        foot="Made by scaledq. Click a column's heading to sort by it.",
+    )
+
+
+def normal_of(found: scores.Scores) -> Normal | None:
+    """The best normalisation that all tasks have: human, else behaviour, else none."""
+    kinds: tuple[Normal, ...] = ("human", "behaviour")
+    for kind in kinds:
+        if all(scores.reference(task, kind, found) for task in found.tasks):
+            return kind
+    return None
+
+
+def _compute(data: ReportData) -> Computed:
+    normal = normal_of(data.scores)
+    whole = [m for m in data.methods if normal and not data.scores.lacking(m)]
+    labels = {method: data.label(method) for method in data.methods}
+    return Computed(
+        normal=normal,
+        colours=figures.palette(
+            list(labels.values()), grey=[labels[m] for m in data.scores.recorded]
+        ),
+        raw={
+            label: {
+                task: data.scores.estimate(method, task, rng=data.rng(method, task))
+                for task in data.scores.tasks
+            }
+            for method, label in labels.items()
+        },
+        aggregates={labels[m]: _aggregates(data, m, normal) for m in whole if normal},
+    )
+
+
+def _aggregates(data: ReportData, method: str, normal: Normal) -> dict[str, Estimate]:
+    found = scores.aggregate(data.scores, method, normal, rng=data.rng(method))
+    subset = scores.agreed(data.scores.tasks)
+    if normal == "human" and 0 < len(subset) < len(data.scores.tasks):
+        name = f"IQM of {len(subset)} with agreed human score"
+        rng, statistics = data.rng(method, "agreed"), {name: stats.iqm}
+        found |= scores.aggregate(
+            data.scores, method, normal, rng=rng, tasks=subset, statistics=statistics
+        )
+    return found
+
+
+def _result(data: ReportData, found: Computed) -> str:
+    subject, parts = data.label(data.subject), []
+    iqms = {label: estimates["IQM"] for label, estimates in found.aggregates.items()}
+    if found.normal is None:
+        parts.append(_p(words.without_normal()))
+    elif subject not in iqms:
+        gaps = words.listed(data.scores.lacking(data.subject))
+        parts.append(_p(f"{subject} was not scored on {gaps}, so nothing is said over all tasks."))
+    else:
+        count, score = len(data.scores.tasks), f"{found.normal}-normalised"
+        parts.append(_p(words.headline(subject, iqms, score=score, tasks=count)))
+        parts.append(_tiles(iqms, found, count))
+        parts.append(_p(words.meaning(data, found.normal), "note"))
+    parts += [_p(remark, "note") for remark in data.remarks]
+    parts += [_p(line, "warning") for line in [words.warning(data)] if line]
+    return "\n".join(parts)
+
+
+def _tiles(iqms: Mapping[str, Estimate], found: Computed, count: int) -> str:
+    tiles = []
+    for label, e in iqms.items():
+        value, low, high = (tables.number(x, 3) for x in (e.value, e.low, e.high))
+        tiles.append(
+            f'<div class="tile" style="--tile: {figures.css(found.colours[label])}">'
+            f'<span class="name">{escape(label)}</span><b>{value} <small>IQM</small></b>'
+            f"<span>[{low}, {high}]</span></div>"
+        )
+    return f'<div class="tiles">{"".join(tiles)}</div>'
+
+
+def _facts(data: ReportData) -> str:
+    pairs = (f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in data.facts.items())
+    return f'<dl class="facts">{"".join(pairs)}</dl>' if data.facts else ""
+
+
+def _overall(data: ReportData, found: Computed) -> str:
+    if not found.normal or not found.aggregates:
+        return ""
+    labels = {data.label(m): m for m in data.methods}
+    table = tables.aggregate_table(
+        found.aggregates,
+        {label: data.scores.resampled(labels[label]) for label in found.aggregates},
+        caption=f"Aggregates of the {found.score}, with 95 % stratified bootstrap intervals",
+    )
+    missing = [label for label, method in labels.items() if label not in found.aggregates]
+    note = f"Not scored on every task, so not here: {words.listed(missing)}." if missing else ""
+    return (
+        f'<div class="pair">{_panels(found)}{_profile(data, found)}</div>{_table(table)}'
+        f"{_p(note, 'note') if note else ''}"
+    )
+
+
+def _panels(found: Computed) -> str:
+    drawn = []
+    for name in scores.STATISTICS:
+        bars = {label: estimates[name] for label, estimates in found.aggregates.items()}
+        figure = figures.interval_bars({name: bars}, colours=found.colours)
+        drawn.append(f"<div>{figures.svg(figure, name=_anchor(name), about=name)}</div>")
+    caption = f"The {found.score}; of the optimality gap, less is better."
+    return (
+        f'<figure><div class="panels">{"".join(drawn)}</div>'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def _profile(data: ReportData, found: Computed) -> str:
+    assert found.normal
+    columns = {
+        m: scores.normalised(data.scores, m, found.normal)
+        for m in data.methods
+        if data.label(m) in found.aggregates
+    }
+    everything = np.concatenate([column for parts in columns.values() for column in parts])
+    low, high = np.quantile(everything, [0.01, 0.99])
+    taus = np.linspace(min(0.0, low), max(high * 1.05, 0.1), 201)
+    curves = {}
+    for method, parts in columns.items():
+        band = stats.profile_band(parts, taus, rng=data.rng(method, "profile"))
+        curves[data.label(method)] = (stats.profile(parts, taus), band)
+    several = all(len(data.scores.runs(m)) > 1 for m in columns if m not in data.scores.recorded)
+    drawn = figures.performance_profile(
+        curves,
+        taus,
+        colours=found.colours,
+        score=found.score,
+        of="runs" if several else "episodes",
+    )
+    caption = (
+        "Performance profile: higher is better everywhere; bands are pointwise 95 % intervals."
+    )
+    return _figure(drawn, "profile", caption)
+
+
+def _by_task(data: ReportData, found: Computed) -> str:
+    raw = _table(tables.score_table(found.raw))
+    if not found.normal:
+        return raw
+    spans = {t: scores.reference(t, found.normal, data.scores) for t in data.scores.tasks}
+    values = {
+        label: {t: scores.rescaled(e, s) for t, e in by_task.items() if e and (s := spans[t])}
+        for label, by_task in found.raw.items()
+    }
+    bars = figures.task_bars(values, colours=found.colours, score=found.score)
+    caption = f"{found.score.capitalize()}; intervals are in the figure and in the files below"
+    table = tables.normalised_table(values, caption=caption)
+    drawn = _figure(bars, "tasks", f"{found.score.capitalize()} of each task.")
+    return f'{raw}<div class="pair">{drawn}<div>{_table(table)}</div></div>'
+
+
+def _videos(data: ReportData) -> str:
+    out = []
+    for video in data.videos:
+        source = f"data:video/mp4;base64,{base64.b64encode(video.mp4).decode()}"
+        out.append(
+            f'<figure><video controls muted loop playsinline preload="metadata" src="{source}">'
+            f"</video><figcaption><b>{escape(video.task)}</b>. {escape(video.caption)}"
+            "</figcaption></figure>"
+        )
+    columns = 2 if len(out) in (2, 4) else 3
+    return f'<div class="videos" style="--columns: {columns}">{"".join(out)}</div>' if out else ""
+
+
+def _curves(data: ReportData, found: Computed) -> str:
+    logged = {name for rows in data.curves.values() for row in rows for name in row}
+    if not logged & set(data.quantities):
+        return ""
+    fresh = figures.palette([*found.colours, *(c for c in data.curves if c not in found.colours)])
+    colours = {label: found.colours.get(label, fresh[label]) for label in data.curves}
+    keys = (
+        f'<span style="--key: {figures.css(colour)}">{escape(label)}</span>'
+        for label, colour in colours.items()
+    )
+    drawn = []
+    for name in [name for name in data.quantities if name in logged]:
+        figure = figures.learning_curves(data.curves, [name], colours=colours, legend=False)
+        drawn.append(f"<figure>{figures.svg(figure, name=name, about=name)}</figure>")
+    note = _p("Thin: as logged. Thick: running mean over a twentieth of the curve.", "note")
+    return (
+        f'<div class="legend">{"".join(keys)}</div><div class="curves">{"".join(drawn)}</div>{note}'
+    )
+
+
+def _health(data: ReportData) -> str:
+    if not data.health:
+        return ""
+    columns = ("run", "quantity", "value", "usually", "what usually helps")
+    rows: list[tuple[Cell, ...]] = [
+        (h.run, h.quantity.replace("_", " "), h.value, h.usual, h.advice or "in its usual range")
+        for h in data.health
+    ]
+    table = Table(
+        name="health",
+        caption="At the end of training",
+        columns=tuple(Column(name, digits=3) for name in columns),
+        rows=tuple(rows),
+    )
+    return _table(table)
+
+
+def _section(section: Section) -> str:
+    drawn = "".join(f"<figure>{svg}</figure>" for svg in section.svgs)
+    shown = "".join(_table(table) for table in section.tables)
+    return f'{_p(section.text)}<div class="pair">{drawn}</div>{shown}'
+
+
+def _protocol(data: ReportData) -> str:
+    rows: list[tuple[Cell, ...]] = []
+    for name, phrase in words.RULES.items():
+        ours, paper = (f"{getattr(p, name):,g}" for p in (data.protocol, SCALED_QL))
+        rows.append((phrase.replace("{}", "").replace("  ", " ").strip(), ours, paper))
+    names = ("rule", f"here ({data.protocol.name})", f"paper ({SCALED_QL.name})")
+    table = Table(
+        name="protocol",
+        caption="How episodes were played; a step is one decision",
+        columns=tuple(Column(name) for name in names),
+        rows=tuple(rows),
+    )
+    notes = [_p(line, "note") for line in words.recordings(data)]
+    return "".join([_table(table), *notes])
+
+
+def _commands(data: ReportData) -> str:
+    return f"<pre>{escape(chr(10).join(data.commands))}</pre>" if data.commands else ""
+
+
+def _framed(title: str, body: str) -> str:
+    kind = ' class="headline"' if title == "Result" else ""
+    heading = "" if title == "Result" else f"<h2>{escape(title)}</h2>\n"
+    return f'<section{kind} id="{_anchor(title)}">\n{heading}{body}\n</section>'
+
+
+def _figure(figure: figures.Figure, name: str, caption: str) -> str:
+    svg = figures.svg(figure, name=name, about=caption)
+    return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def _table(table: Table) -> str:
+    """The table, and itself as files."""
+    kinds = {"CSV": ("csv", tables.csv), "Markdown": ("md", tables.markdown)}
+    kinds |= {"LaTeX": ("tex", tables.latex)}
+    links = []
+    for name, (suffix, write) in kinds.items():
+        content = base64.b64encode(write(table).encode()).decode()
+        href = f"data:text/plain;charset=utf-8;base64,{content}"
+        links.append(f'<a download="{table.name}.{suffix}" href="{href}">{name}</a>')
+    return f'<div class="scroll">{tables.html(table)}</div><p class="files">{"".join(links)}</p>'
+
+
+def _p(content: str, kind: str = "") -> str:
+    inner = escape(content).replace(" %", "&nbsp;%")
+    return f'<p class="{kind}">{inner}</p>' if kind else f"<p>{inner}</p>"
+
+
+def _anchor(title: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in title.lower())
