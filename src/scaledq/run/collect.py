@@ -1,0 +1,230 @@
+"""How a store comes to be: behaviours play, and every slot of every task records a log.
+
+The logs of one recording are called <behaviour>-s<seed>-<slot>. `random` and `persistent` start
+anew when they were interrupted; `pqn`, which learns meanwhile, can go on where it was.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+
+from scaledq.core.config import by_kind, config, from_json, to_json
+from scaledq.core.errors import ConfigError, RunError, suggest
+from scaledq.core.files import locked, write_atomic
+from scaledq.core.progress import Progress
+from scaledq.core.protocol import DQN_REPLAY, Protocol, recording
+from scaledq.data.manifest import Manifest
+from scaledq.data.sources.action_log import Episode, Header
+from scaledq.data.store import open_store
+from scaledq.play.envs import Fleet, make_fleet
+from scaledq.play.policy import Dice, PersistentPolicy, Policy, RandomPolicy
+from scaledq.play.versions import versions
+from scaledq.run.checkpoint import State, newest
+from scaledq.run.online import CHECKPOINTS, PQN, PQNConfig, Recording, read_logs
+from scaledq.run.recorder import Tape
+from scaledq.run.signals import listening
+from scaledq.run.stage import Stage
+
+RECORDINGS = ".recording"
+"""STORE/.recording/<name>/ holds what a recording needs to go on, and its metrics."""
+ABOUT = "recording.json"
+
+
+@config
+class Random:
+    """Every action uniformly at random."""
+
+    kind: Literal["random"] = "random"
+
+
+@config
+class Persistent:
+    """Random actions, each held for a geometric number of steps."""
+
+    kind: Literal["persistent"] = "persistent"
+    hold: float = 16.0
+    """Steps that an action is held on average."""
+
+    def __post_init__(self) -> None:
+        if self.hold < 1:
+            raise ConfigError(f"persistent.hold: need at least 1 step, got {self.hold}")
+
+
+Behaviour = Random | Persistent | PQNConfig
+
+
+@config
+class CollectConfig:
+    """One recording."""
+
+    tasks: tuple[str, ...]
+    steps: int
+    """Transitions of each task, over all its slots."""
+    behaviour: Annotated[Behaviour, by_kind] = Persistent()
+    seed: int = 0
+    slots: int = 8
+    """Environments of each task."""
+    protocol: Protocol = DQN_REPLAY
+    """Its epsilon is not used: behaviours have their own."""
+
+    def __post_init__(self) -> None:
+        if not self.tasks or len(set(self.tasks)) < len(self.tasks):
+            raise ConfigError(f"tasks: need at least one and each once, got {self.tasks}")
+        if self.slots < 1 or self.steps < self.slots:
+            raise ConfigError(
+                f"steps: need at least one for each of the {self.slots} slots, got {self.steps}"
+            )
+
+    @property
+    def log_names(self) -> list[str]:
+        """Of each task's logs, by slot."""
+        return [f"{self.behaviour.kind}-s{self.seed}-{slot:02d}" for slot in range(self.slots)]
+
+    @property
+    def name(self) -> str:
+        """Of the recording's folder: one for each set of logs."""
+        tasks = "+".join(self.tasks) if len(self.tasks) < 4 else f"{len(self.tasks)}tasks"
+        return f"{self.behaviour.kind}-s{self.seed}-{tasks}".replace(":", "-")
+
+
+def behaviour(name: str) -> Behaviour:
+    """The behaviour of that name with its defaults; raises ConfigError with a suggestion."""
+    known = {kind.__dataclass_fields__["kind"].default: kind for kind in (Random, Persistent)}
+    known |= {"pqn": PQNConfig}
+    if name not in known:
+        raise ConfigError(f"unknown behaviour {name!r}; {suggest(name, known)}")
+    return known[name]()
+
+
+def collect(
+    cfg: CollectConfig, store: Path, *, resume: bool = False, threads: int = 0
+) -> list[Manifest]:
+    """Records cfg's logs, with an action log beside each, and returns their manifests.
+
+    Args:
+      store: a local folder.
+      resume: go on with a recording (pqn) that was interrupted: bit for bit on the CPU.
+      threads: of the emulators; 0: one a core.
+
+    Raises:
+      TaskError: a task that does not exist or is not installed.
+      DataError: the store has one of the logs already, or the disk is full.
+      RunError: there is an unfinished recording and no `resume`, or it is another one.
+      Interrupted: a signal came while an agent was learning; it can be resumed.
+    """
+    known = {task: versions(task) for task in cfg.tasks}
+    if isinstance(cfg.behaviour, PQNConfig):
+        _record_agent(cfg, cfg.behaviour, store, known, resume=resume, threads=threads)
+    else:
+        _record_policy(cfg, store, known, threads=threads)
+    found = open_store(store)
+    logs = (log for task in cfg.tasks for log in found[task] if log.name in cfg.log_names)
+    return [log.manifest for log in logs]
+
+
+def _tapes(
+    cfg: CollectConfig,
+    fleet: Fleet,
+    store: Path,
+    known: dict[str, dict[str, str]],
+    state: State | None,
+) -> list[Tape | None]:
+    """One for each row of the fleet, opened where `state` left it; None for finished logs."""
+    logs = read_logs(state) if state else []
+    tapes: list[Tape | None] = []
+    for row in range(fleet.rows):
+        task, slot = fleet.tasks[fleet.task_index[row]], row % cfg.slots
+        header = Header(
+            task=task,
+            name=cfg.log_names[slot],
+            behaviour=cfg.behaviour.kind,
+            protocol=recording(cfg.protocol, behaviour=cfg.behaviour.kind),
+            source={"kind": "collect", "seed": str(cfg.seed), "slot": str(slot)},
+            versions=known[task.name],
+        )
+        kept: tuple[Episode, ...] = logs[row].episodes if state else ()
+        rows = state.scalars["rows"][row] if state else 0
+        finished = (store / task.name / header.name / "zarr.json").exists()
+        # A recording that was killed between finishing its first log and its last.
+        over = finished and state is not None and state.step >= cfg.steps
+        tapes.append(None if over else Tape(store, header, kept=kept, rows=rows))
+    return tapes
+
+
+def _record_policy(
+    cfg: CollectConfig, store: Path, known: dict[str, dict[str, str]], *, threads: int
+) -> None:
+    fleet = make_fleet(cfg.tasks, cfg.slots, cfg.protocol, stack=1, threads=threads)
+    stage = None
+    try:
+        stage = Stage(fleet, _tapes(cfg, fleet, store, known, None), steps=cfg.steps, seed=cfg.seed)
+        policy = _policy(cfg, fleet)
+        names = [fleet.tasks[task].name for task in fleet.task_index]
+        slots = np.arange(fleet.rows) % cfg.slots
+        dice = Dice(cfg.seed, "behaviour", list(zip(names, slots.tolist(), strict=True)))
+        stage.begin()
+        with Progress(f"collect {', '.join(cfg.tasks)}", stage.total) as bar:
+            while stage.step < stage.length:
+                actions = policy.act(fleet.obs, fleet.task_index, dice.at(stage.step))
+                stage.renew(stage.play(actions))
+                bar.show(stage.recorded)
+        stage.finish()
+    finally:
+        stage.close() if stage else fleet.close()
+
+
+def _policy(cfg: CollectConfig, fleet: Fleet) -> Policy:
+    match cfg.behaviour:
+        case Random():
+            return RandomPolicy(fleet.tasks)
+        case Persistent():
+            return PersistentPolicy(fleet.tasks, hold=cfg.behaviour.hold)
+        case PQNConfig():
+            raise AssertionError("an agent that learns is no policy")
+
+
+def _record_agent(
+    cfg: CollectConfig,
+    pqn: PQNConfig,
+    store: Path,
+    known: dict[str, dict[str, str]],
+    *,
+    resume: bool,
+    threads: int,
+) -> None:
+    folder = store / RECORDINGS / cfg.name
+    with locked(folder):
+        state = _begin(folder, cfg, resume=resume)
+        fleet = make_fleet(cfg.tasks, cfg.slots, cfg.protocol, stack=pqn.stack, threads=threads)
+        tapes = _tapes(cfg, fleet, store, known, state)
+        stage = Stage(fleet, tapes, steps=cfg.steps, seed=cfg.seed)
+        try:
+            agent = PQN(pqn, fleet.tasks, fleet.task_index, seed=cfg.seed)
+            under_way = Recording(stage, agent, folder)
+            under_way.resume(state) if state else under_way.begin()
+            with listening() as stop:
+                under_way.run(stop)
+            stage.finish()
+            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+        finally:
+            stage.close()
+
+
+def _begin(folder: Path, cfg: CollectConfig, *, resume: bool) -> State | None:
+    """Writes down what is being recorded, or finds the checkpoint of the same recording."""
+    file = folder / ABOUT
+    state = newest(folder / CHECKPOINTS, warn=lambda line: print(line, file=sys.stderr))
+    if state is None:
+        write_atomic(file, to_json(cfg))
+        return None
+    if from_json(CollectConfig, file.read_bytes()) != cfg:
+        raise RunError(f"{folder} holds another recording; its options are in {file.name}")
+    if not resume:
+        raise RunError(f"{folder} holds an unfinished recording; add --resume, or delete it")
+    # The number of threads decides the order of sums, and with it the last bits.
+    torch.set_num_threads(state.scalars["threads"])
+    return state
