@@ -3,16 +3,22 @@
 Heavy imports wait inside the verbs, so that `scaledq --help` answers at once.
 """
 
+import re
 import signal
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import tyro
 from tyro.conf import AvoidSubcommands, Positional
 
 from scaledq.core.errors import ConfigError, ScaledQError, suggest
+
+if TYPE_CHECKING:
+    from scaledq.data.store import Store
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -30,7 +36,10 @@ class Quickstart:
 
 @dataclass
 class Collect:
-    """Record what a behaviour does: one log for each environment, and its action log."""
+    """Record what a behaviour does: one log for each environment, and its action log.
+
+    Fields of the recording follow as options: --behaviour.hold 8.
+    """
 
     tasks: Positional[tuple[str, ...]]
     store: Path
@@ -38,15 +47,30 @@ class Collect:
     """Transitions of each task, over all its environments."""
     behaviour: str = "persistent"
     """random, persistent (each action held for a while) or pqn (an agent that learns)."""
-    seed: int = 0
     protocol: str = "dqn-replay"
+    seed: int = 0
     slots: int = 8
     """Environments of each task; each writes a log of its own."""
     resume: bool = False
     """Go on with a recording that was interrupted."""
 
-    def __call__(self) -> None:
-        raise ConfigError("collect is not wired")
+    def __call__(self, overrides: tuple[str, ...] = ()) -> None:
+        from scaledq.core.protocol import preset
+        from scaledq.run.collect import CollectConfig, behaviour, collect
+
+        cfg = CollectConfig(
+            tasks=self.tasks,
+            steps=self.steps,
+            behaviour=behaviour(self.behaviour),
+            seed=self.seed,
+            slots=self.slots,
+            protocol=preset(self.protocol),
+        )
+        cfg = _override(cfg, overrides, prog="scaledq collect")
+        manifests = collect(cfg, self.store, resume=self.resume)
+        counts = [manifest.counts for manifest in manifests]
+        rows, episodes = sum(c.transitions for c in counts), sum(c.episodes for c in counts)
+        print(f"{self.store}: {len(counts)} logs, {rows:,} transitions, {episodes:,} episodes")
 
 
 @dataclass
@@ -58,23 +82,48 @@ class Ingest:
     store: Path
     tasks: tuple[str, ...] = ()
     """All by default."""
-    episodes: str = ""
+    episodes: str = ":"
     """action-log: a slice of each log's episodes, such as `0:20`."""
 
     def __call__(self) -> None:
-        raise ConfigError("ingest is not wired")
+        from scaledq.run.regenerate import regenerate
+
+        chosen = _slice(self.episodes)
+        done = regenerate(self.source, self.store, episodes=chosen, tasks=self.tasks or None)
+        rows = sum(manifest.counts.transitions for manifest in done)
+        print(f"{self.store}: {len(done)} logs, {rows:,} transitions")
 
 
 @dataclass
 class Inspect:
     """Say what a store or a run holds."""
 
-    path: Positional[Path]
+    path: Positional[str]
+    """A store's folder or URL, or a run's folder."""
     verify: bool = False
     """Read every chunk of a store and name the damaged ones."""
 
     def __call__(self) -> None:
-        raise ConfigError("inspect is not wired")
+        if (Path(self.path) / "run.json").exists():
+            self._run()
+            return
+        from scaledq.data.inspect import summary, table
+        from scaledq.data.store import open_store
+
+        store = open_store(self.path)
+        print(table(summary(store)))
+        if self.verify:
+            _verify(store)
+
+    def _run(self) -> None:
+        from scaledq.core.config import to_json
+        from scaledq.run.folder import open_run
+
+        run = open_run(Path(self.path))
+        metrics = run.metrics
+        step = metrics[-1]["step"] if metrics else 0
+        state = "finished" if run.finished else f"at step {step:,} of {run.config.steps:,}"
+        print(f"{run.name}: {state}\n{to_json(run.config).decode()}")
 
 
 @dataclass
@@ -112,13 +161,7 @@ class Train:
                 raise ConfigError(f"unknown {what} {name!r}; {suggest(name, known)}")
         cfg = RECIPES[self.recipe](SCALES[self.scale])
         cfg = replace(cfg, tasks=self.tasks or cfg.tasks, stores=self.store or cfg.stores)
-        cfg = tyro.cli(
-            type(cfg),
-            default=cfg,
-            args=overrides,
-            config=(AvoidSubcommands,),
-            prog=f"scaledq train {self.recipe}",
-        )
+        cfg = _override(cfg, overrides, prog=f"scaledq train {self.recipe}")
         if self.dry_run:
             print(f"{self.out / cfg.folder}\n{to_json(cfg).decode()}")
             return
@@ -188,7 +231,19 @@ class Watch:
     """At most so many."""
 
     def __call__(self) -> None:
-        raise ConfigError("watch is not wired")
+        from scaledq.play.video import record
+        from scaledq.run.folder import open_run
+
+        run = open_run(self.run)
+        record(
+            run.policy(),
+            self.task,
+            run.config.protocol,
+            out=self.out,
+            seed=self.seed,
+            max_steps=self.steps,
+        )
+        print(self.out)
 
 
 Verb = Annotated[
@@ -212,11 +267,43 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _run(args: list[str]) -> None:
-    if args[:1] == ["train"]:
-        verb, rest = tyro.cli(Verb, args=args, return_unknown_args=True, prog="scaledq")
-        verb(tuple(rest)) if isinstance(verb, Train) else verb()
-        return
-    tyro.cli(Verb, args=args, prog="scaledq")()
+    verb, rest = tyro.cli(Verb, args=args, return_unknown_args=True, prog="scaledq")
+    if isinstance(verb, Train | Collect):
+        verb(tuple(rest))
+    elif rest:
+        tyro.cli(Verb, args=args, prog="scaledq")  # says what is wrong with them, and exits
+    else:
+        verb()
+
+
+def _override(cfg: T, overrides: tuple[str, ...], *, prog: str) -> T:
+    """The config with the fields that were given on the command line; exits on unknown ones."""
+    return tyro.cli(type(cfg), default=cfg, args=overrides, config=(AvoidSubcommands,), prog=prog)
+
+
+def _slice(text: str) -> slice:
+    found = re.fullmatch(r"(\d*):(\d*)", text)
+    if not found:
+        raise ConfigError(f"episodes: want a slice such as 0:20, got {text!r}")
+    start, stop = (int(part) if part else None for part in found.groups())
+    return slice(start, stop)
+
+
+def _verify(store: "Store") -> None:
+    from scaledq.core.errors import DataError
+    from scaledq.core.progress import Progress
+    from scaledq.data.inspect import blocks, check
+
+    total, damaged = blocks(store), []
+    with Progress(f"verify {store.path}", total) as bar:
+        for count, block in enumerate(check(store), 1):
+            bar.show(count)
+            if block.fault:
+                damaged.append(block)
+                print(block)
+    if damaged:
+        raise DataError(f"{store.path}: {len(damaged)} of {total} blocks are damaged: {damaged[0]}")
+    print(f"verified: {total} blocks are whole")
 
 
 def _print_table(title: str, rows: dict[str, str]) -> None:

@@ -99,6 +99,19 @@ def open_run(path: Path | str) -> Run:
     )
 
 
+def load_policy(path: Path | str) -> NetPolicy:
+    """The policy of a run: `policy(obs, task=name)` answers actions [B] for obs [B S *frame].
+
+    Args:
+      path: the run's folder, or its weights.safetensors.
+
+    Raises:
+      RunError: as open_run and Run.network.
+    """
+    place = Path(path)
+    return open_run(place.parent if place.name == WEIGHTS else place).policy()
+
+
 def write_run(run: Run) -> None:
     """Writes run.json."""
     content = {

@@ -6,15 +6,12 @@ import time
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
-from torch.utils.tensorboard.writer import SummaryWriter
 
 from scaledq.core import journal
 from scaledq.core.errors import RunError
 from scaledq.core.files import locked
-from scaledq.core.journal import Journal
 from scaledq.core.progress import Progress
 from scaledq.data.loader import Loader
 from scaledq.learn.learner import Learner
@@ -22,6 +19,7 @@ from scaledq.run import assemble
 from scaledq.run.checkpoint import State, checkpoints, newest, save_checkpoint, save_weights
 from scaledq.run.config import RunConfig
 from scaledq.run.folder import METRICS, RUN, WEIGHTS, Run, open_run, surroundings, write_run
+from scaledq.run.meter import Meter
 from scaledq.run.signals import Interrupted, Stop, listening
 
 
@@ -98,21 +96,27 @@ def _loop(run: Run, loader: Loader, learner: Learner, stop: Stop, *, seconds: fl
         bar = stack.enter_context(Progress(f"train {run.name}", cfg.steps))
         batches = stack.enter_context(closing(loader.stream(learner.step, cfg.steps)))
         for batch in batches:
-            metrics = learner.update(batch.to(assemble.device(), non_blocking=True))
+            batch = batch.to(assemble.device(), non_blocking=True)
+            metrics = learner.update(batch)
             meter.count(len(batch), loader.waited)
             if learner.step % cfg.log_every == 0 or learner.step == cfg.steps:
                 learner.check()
-                bar.show(learner.step, meter.write(metrics, loader, batch))
+                returns = loader.returns(learner.step - 1).to(batch.reward.device)
+                bar.show(learner.step, meter.write(metrics, batch, returns))
             if learner.step % cfg.checkpoint_every == 0 or stop:
                 _save(run, learner, seconds=time.monotonic() - began)
             if stop:
-                name = signal.Signals(stop.number).name
-                raise Interrupted(
-                    f"{name}: stopped at step {learner.step:,} of {cfg.steps:,} with a checkpoint "
-                    f"in {run.folder}; go on with --resume",
-                    number=stop.number,
-                )
+                raise _interrupted(run, learner, stop)
     return time.monotonic() - began
+
+
+def _interrupted(run: Run, learner: Learner, stop: Stop) -> Interrupted:
+    name = signal.Signals(stop.number).name
+    return Interrupted(
+        f"{name}: stopped at step {learner.step:,} of {run.config.steps:,} with a checkpoint in "
+        f"{run.folder}; go on with --resume",
+        number=stop.number,
+    )
 
 
 def _finish(run: Run, learner: Learner, *, seconds: float) -> Run:
@@ -121,40 +125,3 @@ def _finish(run: Run, learner: Learner, *, seconds: float) -> Run:
     write_run(done)
     save_weights(run.folder / WEIGHTS, learner.net.state_dict(), {"run": run.name})
     return done
-
-
-class Meter:
-    """Counts between logging steps, and writes what it counted: metrics.jsonl and TensorBoard."""
-
-    def __init__(self, run: Run, learner: Learner):
-        self.run, self.learner = run, learner
-        self.journal = Journal(run.folder / METRICS)
-        self.board = SummaryWriter(str(run.folder / "tensorboard"), purge_step=learner.step)
-        self._reset()
-
-    def _reset(self) -> None:
-        self.began, self.transitions, self.waited = time.monotonic(), 0, 0.0
-
-    def count(self, transitions: int, waited: float) -> None:
-        self.transitions += transitions
-        self.waited += waited
-
-    def write(self, metrics: dict[str, Any], loader: Loader, batch: Any) -> str:
-        """Writes one row and starts counting anew; returns a remark for the progress bar."""
-        taken = time.monotonic() - self.began
-        row: dict[str, Any] = {"step": self.learner.step}
-        row |= {name: float(value) for name, value in metrics.items()}
-        row["transitions_per_s"] = self.transitions / taken
-        row["loader_wait"] = self.waited / taken
-        self.journal.write(row)
-        for name, value in row.items():
-            self.board.add_scalar(name, value, self.learner.step)
-        self._reset()
-        return (
-            f"loss {row['loss']:.3f}  {row['transitions_per_s']:,.0f} transitions/s  "
-            f"waiting {row['loader_wait']:.1%}"
-        )
-
-    def close(self) -> None:
-        self.journal.close()
-        self.board.close()

@@ -1,0 +1,124 @@
+"""From run folders to one page: gathers what runs left on disk and hands it to `report`."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from scaledq.core.config import to_json
+from scaledq.core.errors import DataError, RunError
+from scaledq.core.files import write_atomic
+from scaledq.core.protocol import PRESETS, Protocol
+from scaledq.data.store import open_store
+from scaledq.learn.health import HEALTHY, advise
+from scaledq.play.score import ScoreRow, label, read_scores
+from scaledq.play.video import record_bytes
+from scaledq.report.content import Health, ReportData, Video
+from scaledq.report.page import page
+from scaledq.report.scores import group
+from scaledq.run.evaluate import SEED, behaviour_rows
+from scaledq.run.folder import SCORES, Run
+
+LABELS = {
+    "scaled_ql": "Scaled QL",
+    "bc (greedy)": "BC, greedy",
+    "bc (sampled)": "BC, sampled",
+    "behaviour": "Behaviour (the logs' own episodes)",
+}
+CLIP_STEPS = 450
+"""Of a video in the page: 30 seconds at 15 decisions a second."""
+
+
+def report(runs: Sequence[Run], out: Path, *, videos: bool = True) -> Path:
+    """Writes the page about `runs`, the first of them being its subject, to `out`.
+
+    Raises:
+      RunError: a run without scores (evaluate it first).
+      DataError: runs scored under unequal protocols.
+    """
+    if not runs:
+        raise RunError("a report needs at least one run; give folders of `scaledq train`")
+    subject = runs[0]
+    played = [row for run in runs for row in read_scores(run.folder / SCORES)]
+    recorded, remarks = _recorded(subject)
+    data = ReportData(
+        title=f"Scaled Q-learning on {len(subject.tasks)} tasks",
+        scores=group([asdict(row) for row in played + recorded]),
+        subject=played[0].method,
+        protocol=_protocol(subject, played[0]),
+        facts=_facts(runs),
+        labels=LABELS,
+        curves={run.name: run.metrics for run in runs},
+        health=tuple(number for run in runs for number in _health(run)),
+        videos=_videos(subject) if videos else (),
+        commands=_commands(runs),
+        remarks=remarks,
+    )
+    write_atomic(out, page(data))
+    return out
+
+
+def _recorded(run: Run) -> tuple[list[ScoreRow], tuple[str, ...]]:
+    """The scores of the logs' own episodes; without the logs, a remark that they are lacking."""
+    try:
+        stores = [open_store(path) for path in run.config.stores]
+        return behaviour_rows(stores, run.config.tasks), ()
+    except DataError as error:
+        return [], (f"The behaviour's scores are lacking: {error}.",)
+
+
+def _protocol(run: Run, row: ScoreRow) -> Protocol:
+    if row.protocol == label(run.config.protocol):
+        return run.config.protocol
+    if row.protocol in PRESETS:
+        return PRESETS[row.protocol]
+    raise RunError(f"{run.name}: nothing is known of protocol {row.protocol!r}; evaluate it again")
+
+
+def _facts(runs: Sequence[Run]) -> dict[str, str]:
+    first = runs[0]
+    facts = {"Tasks": ", ".join(first.config.tasks)}
+    transitions = first.facts.get("transitions", [])
+    facts["Transitions a task"] = ", ".join(f"{n:,}" for n in transitions)
+    for run in runs:
+        facts[LABELS.get(run.config.objective.kind, run.config.objective.kind)] = (
+            f"{run.facts['parameters']:,} parameters, {run.config.steps:,} steps of "
+            f"{run.config.batch_size}, {run.facts.get('seconds', 0) / 60:.1f} minutes"
+        )
+    facts["Hardware"] = first.facts["hardware"]
+    facts["Versions"] = ", ".join(f"{k} {v}" for k, v in first.facts["versions"].items())
+    return facts
+
+
+def _health(run: Run) -> list[Health]:
+    """The last logged value of every number that has a healthy range."""
+    last: dict[str, float] = {}
+    for row in run.metrics:
+        last |= {name: value for name, value in row.items() if name in HEALTHY}
+    out = []
+    for name, value in last.items():
+        usual = HEALTHY[name]
+        advice = usual.advice if advise({name: value}) else ""
+        span = f"{usual.low:g} to {usual.high:g}"
+        out.append(Health(run.name, name, value, usual=span, advice=advice))
+    return out
+
+
+def _videos(run: Run) -> tuple[Video, ...]:
+    policy, protocol = run.policy(), run.config.protocol
+    clips = []
+    for task in run.config.tasks:
+        mp4 = record_bytes(policy, task, protocol, seed=SEED, max_steps=CLIP_STEPS)
+        seconds = CLIP_STEPS / 15
+        clips.append(Video(task, f"The first {seconds:.0f} seconds of an episode", mp4))
+    return tuple(clips)
+
+
+def _commands(runs: Sequence[Run]) -> tuple[str, ...]:
+    config = json.loads(to_json(runs[0].config))
+    folders = " ".join(str(run.folder) for run in runs)
+    return (
+        f"# every field of {runs[0].name} is in its run.json; seed {config['seed']}",
+        f"scaledq evaluate {runs[0].folder} --protocol {runs[0].config.protocol.name}",
+        f"scaledq report {folders} --out report.html",
+    )
