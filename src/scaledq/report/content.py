@@ -87,6 +87,8 @@ class ReportData:
     sections: tuple[Section, ...] = ()
     seed: int = 0
     """Of the bootstrap."""
+    resamples: int = 2000
+    """Of the bootstrap."""
 
     def __post_init__(self) -> None:
         if self.subject not in self.scores.methods:

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from scaledq.core.errors import DataError
@@ -142,7 +143,7 @@ def task_bars(
         found = [(y, bars[task]) for y, task in enumerate(tasks) if bars.get(task)]
         heights = np.array([y - 0.4 + (i + 0.5) * thick for y, _ in found])
         values = [e.value for _, e in found if e]
-        axes.barh(heights, values, height=thick * 0.86, color=colours[label], label=label)
+        axes.barh(heights, values, height=thick * 0.86, color=colours[label])
         for y, (_, e) in zip(heights, found, strict=True):
             if e:
                 axes.plot([e.low, e.high], [y, y], color=INK, linewidth=1)
@@ -156,7 +157,9 @@ def task_bars(
     if max(highs, default=0) > 5:
         axes.set_xscale("symlog", linthresh=1)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    figure.legend(loc="outside upper left", ncols=2 if len(estimates) > 3 else 3, handlelength=1)
+    keys = [Patch(color=colours[label], label=label) for label in estimates]
+    columns = 2 if len(keys) > 3 else 3
+    figure.legend(handles=keys, loc="outside upper left", ncols=columns, handlelength=1)
     return figure
 
 

@@ -84,7 +84,9 @@ def _compute(data: ReportData) -> Computed:
         ),
         raw={
             label: {
-                task: data.scores.estimate(method, task, rng=data.rng(method, task))
+                task: data.scores.estimate(
+                    method, task, rng=data.rng(method, task), resamples=data.resamples
+                )
                 for task in data.scores.tasks
             }
             for method, label in labels.items()
@@ -94,13 +96,19 @@ def _compute(data: ReportData) -> Computed:
 
 
 def _aggregates(data: ReportData, method: str, normal: Normal) -> dict[str, Estimate]:
-    found = scores.aggregate(data.scores, method, normal, rng=data.rng(method))
+    rng, resamples = data.rng(method), data.resamples
+    found = scores.aggregate(data.scores, method, normal, rng=rng, resamples=resamples)
     subset = scores.agreed(data.scores.tasks)
     if normal == "human" and 0 < len(subset) < len(data.scores.tasks):
         name = f"IQM of {len(subset)} with agreed human score"
-        rng, statistics = data.rng(method, "agreed"), {name: stats.iqm}
         found |= scores.aggregate(
-            data.scores, method, normal, rng=rng, tasks=subset, statistics=statistics
+            data.scores,
+            method,
+            normal,
+            rng=data.rng(method, "agreed"),
+            tasks=subset,
+            statistics={name: stats.iqm},
+            resamples=resamples,
         )
     return found
 
@@ -182,7 +190,8 @@ def _profile(data: ReportData, found: Computed) -> str:
     taus = np.linspace(min(0.0, low), max(high * 1.05, 0.1), 201)
     curves = {}
     for method, parts in columns.items():
-        band = stats.profile_band(parts, taus, rng=data.rng(method, "profile"))
+        rng = data.rng(method, "profile")
+        band = stats.profile_band(parts, taus, rng=rng, resamples=data.resamples)
         curves[data.label(method)] = (stats.profile(parts, taus), band)
     several = all(len(data.scores.runs(m)) > 1 for m in columns if m not in data.scores.recorded)
     drawn = figures.performance_profile(

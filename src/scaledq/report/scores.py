@@ -91,12 +91,16 @@ class Scores:
         what = "logged episodes" if method in self.recorded else "episodes of one run"
         return f"{low} {what}" if low == high else f"{low} to {high} {what}"
 
-    def estimate(self, method: str, task: str, *, rng: np.random.Generator) -> Estimate | None:
+    def estimate(
+        self, method: str, task: str, *, rng: np.random.Generator, resamples: int = 2000
+    ) -> Estimate | None:
         """Mean raw score with its 95 % interval, or None where there are no scores."""
         if (method, task) not in self.episodes:
             return None
         column = self.column(method, task)
-        return Estimate(float(column.mean()), *stats.mean_interval(column, rng=rng))
+        return Estimate(
+            float(column.mean()), *stats.mean_interval(column, rng=rng, resamples=resamples)
+        )
 
 
 def group(
@@ -204,6 +208,7 @@ def aggregate(
     rng: np.random.Generator,
     tasks: Sequence[str] = (),
     statistics: Mapping[str, stats.Statistic] = STATISTICS,
+    resamples: int = 2000,
 ) -> dict[str, Estimate]:
     """Each statistic of a method's normalised scores, with its 95 % interval.
 
@@ -218,16 +223,15 @@ def aggregate(
     if gaps:
         raise DataError(f"{method} was not scored on {', '.join(gaps)}; evaluate it there first")
     columns = normalised(scores, method, normal, chosen)
+    one_run = len(scores.runs(method)) == 1
+    table = np.array([[c.mean() for c in columns]]) if one_run else np.stack(columns, axis=1)
     out = {}
-    if len(scores.runs(method)) == 1:
-        means = np.array([[column.mean() for column in columns]])
-        for name, statistic in statistics.items():
-            low, high = stats.interval_of_means(columns, statistic, rng=rng)
-            out[name] = Estimate(statistic(means), low, high)
-        return out
-    table = np.stack(columns, axis=1)
     for name, statistic in statistics.items():
-        out[name] = Estimate(statistic(table), *stats.interval(table, statistic, rng=rng))
+        if one_run:
+            bounds = stats.interval_of_means(columns, statistic, rng=rng, resamples=resamples)
+        else:
+            bounds = stats.interval(table, statistic, rng=rng, resamples=resamples)
+        out[name] = Estimate(statistic(table), *bounds)
     return out
 
 
@@ -235,10 +239,10 @@ def _fields(row: Mapping[str, Any]) -> tuple[str, str, str, float, str]:
     lacks = [name for name in FIELDS if name not in row]
     if lacks:
         raise DataError(f"a score row lacks {', '.join(lacks)}: {dict(row)}; play it again")
-    score = float(row["score"])
-    if not np.isfinite(score):
-        raise DataError(f"a score is not finite: {dict(row)}; play it again")
-    return row["run"], row["method"], row["task"], score, row["protocol"]
+    score = row["score"]
+    if not isinstance(score, int | float) or not np.isfinite(score):
+        raise DataError(f"a score is not a number, or not finite: {dict(row)}; play it again")
+    return row["run"], row["method"], row["task"], float(score), row["protocol"]
 
 
 def _one_protocol(protocols: Mapping[str, Collection[str]]) -> str:

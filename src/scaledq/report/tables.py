@@ -133,7 +133,7 @@ def html(table: Table) -> str:
         cells = [_html_cell(c, table, i) for i, c in enumerate(row)]
         rows.append(f"<tr>{''.join(cells)}</tr>")
     return (
-        f'<table class="sortable" id="{escape(table.name)}">'
+        f'<table class="sortable" id="table-{escape(table.name)}">'
         f"<caption>{escape(table.caption)}</caption>"
         f"<thead><tr>{''.join(heads)}</tr></thead>\n<tbody>{chr(10).join(rows)}</tbody></table>"
     )
