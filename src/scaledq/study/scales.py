@@ -1,18 +1,72 @@
 """How much to spend: from seconds on synthetic logs to the paper's weeks."""
 
+from dataclasses import replace
+
 from scaledq.core.atari import with_role
 from scaledq.core.protocol import QUICK
 from scaledq.data.loader import Transitions
+from scaledq.data.view import View
 from scaledq.learn.optim import OptimConfig
 from scaledq.nets.head import NeckConfig
+from scaledq.nets.impala import ImpalaConfig
+from scaledq.nets.nature import NatureConfig
 from scaledq.nets.resnet import ResNetConfig
 from scaledq.run.config import RunConfig
-from scaledq.study.spec import Scale
+from scaledq.study.spec import Encoders, Scale, Sizes
+
+
+def small_resnet(width: int) -> ResNetConfig:
+    """What a ResNet is where a step may take milliseconds: three stages on a 21x21 map."""
+    return ResNetConfig(depth=8, width=width, stem="patch")
+
+
+def small_impala(stacks: int, channels: int) -> ImpalaConfig:
+    """A member of the IMPALA family, thinner."""
+    return ImpalaConfig(channels=(channels,) * stacks)
+
+
+SMOKE_RUN = RunConfig(
+    tasks=("Freeway", "Pong"),
+    encoder=small_resnet(12),
+    neck=NeckConfig(width=16, embeddings=2, feature_scale=4.0),
+    optim=OptimConfig(lr=1e-3, target_every=2),
+    batch_size=8,
+    steps=4,
+    protocol=replace(QUICK, name="smoke", step_cap=50),
+    log_every=2,
+    checkpoint_every=2,
+)
+SMOKE = Scale(
+    name="smoke",
+    about="2 tasks, 4 steps of 8: does it run at all? A second, on logs of any content",
+    run=SMOKE_RUN,
+    encoders=Encoders(
+        resnets=Sizes(
+            small=small_resnet(4),
+            medium=small_resnet(8),
+            large=small_resnet(12),
+            huge=small_resnet(16),
+        ),
+        impalas=Sizes(
+            small=small_impala(2, 2),
+            medium=small_impala(3, 2),
+            large=small_impala(2, 4),
+            huge=small_impala(3, 4),
+        ),
+        standardised=replace(small_resnet(12), weight_standardised=True, groups=12),
+        nature=NatureConfig(width=4),
+    ),
+    few_tasks=("Pong",),
+    suboptimal=View(),
+    episodes=2,
+)
 
 QUICK_TASKS = ("Freeway", "RoadRunner", "UpNDown")
+QUICK_TRANSITIONS = 30_000
+"""Recorded of each game."""
 QUICK_RUN = RunConfig(
     tasks=QUICK_TASKS,
-    encoder=ResNetConfig(depth=8, width=16, stem="patch"),
+    encoder=small_resnet(16),
     neck=NeckConfig(feature_scale=512**0.5),
     optim=OptimConfig(lr=1e-3, target_every=100),
     transitions=Transitions(n_step=10),
@@ -22,15 +76,31 @@ QUICK_RUN = RunConfig(
     checkpoint_every=1_000,
 )
 """Departs from the paper where minutes on two cores ask for it: docs/paper.md says why."""
-
 QUICK_SCALE = Scale(
     name="quick",
     about="3 games, 4,000 steps: minutes on 2 cores",
     run=QUICK_RUN,
+    encoders=Encoders(
+        resnets=Sizes(
+            small=small_resnet(8),
+            medium=small_resnet(12),
+            large=small_resnet(16),
+            huge=small_resnet(24),
+        ),
+        impalas=Sizes(
+            small=small_impala(3, 4),
+            medium=small_impala(5, 8),
+            large=small_impala(3, 16),
+            huge=small_impala(5, 16),
+        ),
+        standardised=replace(small_resnet(16), weight_standardised=True, groups=16),
+    ),
+    few_tasks=("Freeway", "UpNDown"),
+    suboptimal=View(),  # nothing in these logs is good play
 )
 PAPER = Scale(
     name="paper",
     about="40 games, ResNet-101, 10 M steps of 512: days on one data-centre GPU",
     run=RunConfig(tasks=with_role("train40")),
 )
-SCALES = {scale.name: scale for scale in (QUICK_SCALE, PAPER)}
+SCALES = {scale.name: scale for scale in (SMOKE, QUICK_SCALE, PAPER)}

@@ -1,0 +1,34 @@
+"""Synthetic logs for the smoke scale."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scaledq.core.seeds import stream
+from scaledq.core.task import Task
+from scaledq.data.store import LogWriter
+from scaledq.study.scales import SMOKE_RUN
+
+ROWS, SIDE, ACTIONS = 200, 44, {"Freeway": 3, "Pong": 6}
+
+
+@pytest.fixture(scope="session")
+def smoke_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random pictures and actions under the names of the smoke scale's tasks."""
+    store = tmp_path_factory.mktemp("smoke") / "store"
+    for name in SMOKE_RUN.tasks:
+        task = Task(name=name, actions=ACTIONS[name], frame_shape=(SIDE, SIDE))
+        rng = stream(0, name)
+        with LogWriter(
+            store, task, "log", behaviour="random", protocol=None, source={}, versions={}
+        ) as log:
+            log.append(
+                rng.integers(256, size=(ROWS, SIDE, SIDE), dtype=np.uint8),
+                rng.integers(task.actions, size=ROWS).astype(np.int16),
+                rng.integers(-1, 2, size=ROWS).astype(np.float32),
+                np.arange(1, ROWS + 1) % 25 == 0,
+                np.zeros(ROWS, dtype=bool),
+            )
+            log.finish()
+    return store
