@@ -92,7 +92,7 @@ def test_threshold_0_allows_everything_and_1_only_the_most_likely() -> None:
 
 @pytest.mark.parametrize(("field", "value"), [("threshold", 1.01), ("threshold", -0.1)])
 def test_a_threshold_outside_0_to_1_is_refused(field: str, value: float) -> None:
-    with pytest.raises(ConfigError, match=f"bcq.{field}"):
+    with pytest.raises(ConfigError, match=f"objective.{field}"):
         DiscreteBCQ(threshold=value)
-    with pytest.raises(ConfigError, match=r"bcq.penalty"):
+    with pytest.raises(ConfigError, match=r"objective.penalty"):
         DiscreteBCQ(penalty=-1.0)

@@ -84,10 +84,10 @@ def test_loss_has_the_gradient_of_cross_entropy() -> None:
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"atoms": 1}, "c51.atoms"),
-        ({"v_min": 3.0, "v_max": 3.0}, "c51.v_min"),
-        ({"v_max": float("nan")}, "c51.v_min"),
-        ({"v_max": float("inf")}, "c51.v_min"),
+        ({"atoms": 1}, "objective.td.atoms"),
+        ({"v_min": 3.0, "v_max": 3.0}, "objective.td.v_min"),
+        ({"v_max": float("nan")}, "objective.td.v_min"),
+        ({"v_max": float("inf")}, "objective.td.v_min"),
     ],
 )
 def test_a_support_that_is_none_is_refused(fields: dict, named: str) -> None:

@@ -23,7 +23,7 @@ from scaledq.learn.health import (
 from scaledq.learn.hl_gauss import HLGauss
 from scaledq.learn.iql import IQL
 from scaledq.learn.learner import Learner
-from scaledq.learn.objective import ScaledQL
+from scaledq.learn.objective import ReturnRegression, ScaledQL
 from scaledq.learn.optim import OptimConfig
 from scaledq.learn.td import MSE
 
@@ -110,6 +110,37 @@ def test_a_scalar_target_is_one_place_of_mass(world, table) -> None:
     assert mass.tolist() == [[1.0]] * 15
     values = measure(learner_of(table, ScaledQL(td=td)), world.batch)
     assert values["clipped"] == pytest.approx(2 / 15)  # rewards 1 and -1
+
+
+NARROW = C51(atoms=5, v_min=-1.0, v_max=1.0)
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_clipping_is_that_of_the_action_that_the_objective_backs_up(world, table, double) -> None:
+    """The target network likes action 0, all of whose mass is at the top; the online one 1."""
+    learner = learner_of(table, ScaledQL(td=NARROW, double=double))
+    assert learner.target_net is not None
+    with torch.no_grad():
+        learner.target_net.get_parameter("tables.q")[:, :, 0, -1] = 50.0
+        learner.target_net.get_parameter("tables.q")[:, :, 1:, 2] = 50.0
+        learner.net.get_parameter("tables.q")[:, :, 1, -1] = 50.0
+    backed_up_value = 0.0 if double else 0.5  # the discount is a half
+    places = world.batch.reward + backed_up_value * (world.batch.discount > 0)
+    expected = (places.abs() > 1).float().mean().item()
+    assert measure(learner, world.batch)["clipped"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_clipping_of_other_objectives_is_that_of_their_own_targets(world, table) -> None:
+    implicit = learner_of(table, IQL(td=NARROW))
+    nn.init.constant_(implicit.net.get_parameter("tables.value"), 3.0)
+    places = world.batch.reward + 3.0 * world.batch.discount
+    outside = (places.abs() > 1).float().mean().item()
+    assert measure(implicit, world.batch)["clipped"] == pytest.approx(outside)
+    known = learner_of(table, ReturnRegression(td=NARROW))
+    returns = replace(world.batch, reward=torch.linspace(-2, 2, 15))
+    values = measure(known, returns)
+    assert values["clipped"] == pytest.approx(8 / 15)
+    assert (values["support_low"], values["support_high"]) == (-2, 2)
 
 
 def test_reach_leaves_out_a_thin_tail() -> None:

@@ -109,7 +109,7 @@ def test_one_step_is_the_published_losses_in_loops(world, table) -> None:
     ],
 )
 def test_impossible_settings_are_refused_by_name(field: str, value: float) -> None:
-    with pytest.raises(ConfigError, match=f"iql.{field}"):
+    with pytest.raises(ConfigError, match=f"objective.{field}"):
         replace(IQL(), **{field: value})
 
 

@@ -212,7 +212,7 @@ def test_configs_survive_json() -> None:
 @pytest.mark.parametrize("field", ["alpha", "dr3"])
 @pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
 def test_negative_weights_are_refused(field: str, value: float) -> None:
-    with pytest.raises(ConfigError, match=f"scaled_ql.{field}"):
+    with pytest.raises(ConfigError, match=f"objective.{field}"):
         replace(ScaledQL(), **{field: value})
 
 

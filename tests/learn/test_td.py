@@ -119,14 +119,14 @@ def test_losses_have_exact_gradients(td: Any) -> None:
 @pytest.mark.parametrize(
     ("td", "fields", "named"),
     [
-        (HLGauss(), {"bins": 1}, "hl_gauss.bins"),
-        (HLGauss(), {"v_min": 10.0}, "hl_gauss.v_min"),
-        (HLGauss(), {"sigma": 0.0}, "hl_gauss.sigma"),
-        (TwoHot(), {"atoms": 0}, "two_hot.atoms"),
-        (TwoHot(), {"v_max": -10.0}, "two_hot.v_min"),
-        (QuantileRegression(), {"quantiles": 0}, "quantile.quantiles"),
-        (QuantileRegression(), {"kappa": 0.0}, "quantile.kappa"),
-        (MSE(), {"huber": -1.0}, "mse.huber"),
+        (HLGauss(), {"bins": 1}, "objective.td.bins"),
+        (HLGauss(), {"v_min": 10.0}, "objective.td.v_min"),
+        (HLGauss(), {"sigma": 0.0}, "objective.td.sigma"),
+        (TwoHot(), {"atoms": 0}, "objective.td.atoms"),
+        (TwoHot(), {"v_max": -10.0}, "objective.td.v_min"),
+        (QuantileRegression(), {"quantiles": 0}, "objective.td.quantiles"),
+        (QuantileRegression(), {"kappa": 0.0}, "objective.td.kappa"),
+        (MSE(), {"huber": -1.0}, "objective.td.huber"),
     ],
 )
 def test_contradictions_are_refused_by_name(td: Any, fields: dict[str, Any], named: str) -> None:

@@ -45,9 +45,9 @@ class DiscreteBCQ:
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
-            raise ConfigError(f"bcq.threshold must lie in [0, 1], got {self.threshold}")
+            raise ConfigError(f"objective.threshold must lie in [0, 1], got {self.threshold}")
         if not 0 <= self.penalty < float("inf"):
-            raise ConfigError(f"bcq.penalty must be 0 or more, got {self.penalty}")
+            raise ConfigError(f"objective.penalty must be 0 or more, got {self.penalty}")
 
     @property
     def bootstraps(self) -> bool:

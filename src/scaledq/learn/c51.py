@@ -39,10 +39,10 @@ def cross_entropy(logits: Float[Tensor, "B Z"], target: Float[Tensor, "B Z"]) ->
 def check_support(name: str, *, size: int, v_min: float, v_max: float) -> None:
     """Raises ConfigError unless at least two points or bins lie between v_min < v_max."""
     if size < 2:
-        raise ConfigError(f"{name} must be at least 2, got {size}")
+        raise ConfigError(f"objective.td.{name} must be at least 2, got {size}")
     if not -float("inf") < v_min < v_max < float("inf"):
         raise ConfigError(
-            f"{name.split('.')[0]}.v_min must be below v_max and both finite, got {v_min}, {v_max}"
+            f"objective.td.v_min must be below v_max and both finite, got {v_min}, {v_max}"
         )
 
 
@@ -56,7 +56,7 @@ class C51:
     v_max: float = 10.0
 
     def __post_init__(self) -> None:
-        check_support("c51.atoms", size=self.atoms, v_min=self.v_min, v_max=self.v_max)
+        check_support("atoms", size=self.atoms, v_min=self.v_min, v_max=self.v_max)
 
     @property
     def size(self) -> int:

@@ -19,7 +19,9 @@ from scaledq.learn.c51 import C51
 from scaledq.learn.cql import gap, of_action
 from scaledq.learn.dr3 import coadaptation
 from scaledq.learn.hl_gauss import HLGauss, TwoHot
+from scaledq.learn.iql import IQL
 from scaledq.learn.learner import Learner
+from scaledq.learn.objective import ScaledQL
 from scaledq.learn.td import TDError
 
 Supported = C51 | HLGauss | TwoHot
@@ -172,13 +174,7 @@ def _of_support(
 ) -> dict[str, Tensor]:
     """Mass at the support's ends, target mass beyond them, and a range that would hold it."""
     probs = of_action(outputs["q"], batch.action).softmax(-1)
-    best = learner.objective.preferences(next_outputs).argmax(-1)
-    later = (
-        next_outputs
-        if learner.target_net is None
-        else learner.target_net(batch.next_obs, batch.task)
-    )
-    atoms, mass = backed_up(td, of_action(later["q"], best), batch)
+    atoms, mass = target_mass(learner, td, next_outputs, batch)
     outside = (atoms < td.v_min) | (atoms > td.v_max)
     low, high = reach(atoms, mass)
     if returns is not None and not returns.isnan().all():
@@ -190,6 +186,22 @@ def _of_support(
         "support_low": low,
         "support_high": high,
     }
+
+
+def target_mass(
+    learner: Learner, td: Supported, next_outputs: Outputs, batch: Batch
+) -> tuple[Float[Tensor, "B M"], Float[Tensor, "B M"]]:
+    """What the objective backs up, before it is fitted to the support: places, mass at each."""
+    objective = learner.objective
+    known = batch.reward
+    if isinstance(objective, IQL):
+        known = known + batch.discount * next_outputs["value"].squeeze(-1)
+    if learner.target_net is None or isinstance(objective, IQL):
+        return known[:, None], torch.ones_like(known)[:, None]
+    later = learner.target_net(batch.next_obs, batch.task)
+    copied = isinstance(objective, ScaledQL) and not objective.double
+    best = objective.preferences(later if copied else next_outputs).argmax(-1)
+    return backed_up(td, of_action(later["q"], best), batch)
 
 
 def backed_up(

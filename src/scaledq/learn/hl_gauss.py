@@ -38,9 +38,9 @@ class HLGauss:
     """Standard deviation of the Gaussian in bin widths; at 0.75 most mass lies in six bins."""
 
     def __post_init__(self) -> None:
-        check_support("hl_gauss.bins", size=self.bins, v_min=self.v_min, v_max=self.v_max)
-        if not self.sigma > 0:
-            raise ConfigError(f"hl_gauss.sigma must be positive, got {self.sigma}; try two_hot")
+        check_support("bins", size=self.bins, v_min=self.v_min, v_max=self.v_max)
+        if not 0 < self.sigma < float("inf"):
+            raise ConfigError(f"objective.td.sigma must be positive, got {self.sigma}; try two_hot")
 
     @property
     def size(self) -> int:
@@ -90,7 +90,7 @@ class TwoHot:
     v_max: float = 10.0
 
     def __post_init__(self) -> None:
-        check_support("two_hot.atoms", size=self.atoms, v_min=self.v_min, v_max=self.v_max)
+        check_support("atoms", size=self.atoms, v_min=self.v_min, v_max=self.v_max)
 
     @property
     def size(self) -> int:

@@ -40,11 +40,11 @@ class IQL:
 
     def __post_init__(self) -> None:
         if not 0.5 < self.expectile < 1:
-            raise ConfigError(f"iql.expectile must lie in (0.5, 1), got {self.expectile}")
+            raise ConfigError(f"objective.expectile must lie in (0.5, 1), got {self.expectile}")
         if not 0 <= self.beta < float("inf"):
-            raise ConfigError(f"iql.beta must be 0 or more, got {self.beta}")
+            raise ConfigError(f"objective.beta must be 0 or more, got {self.beta}")
         if not self.max_weight >= 1:
-            raise ConfigError(f"iql.max_weight must be at least 1, got {self.max_weight}")
+            raise ConfigError(f"objective.max_weight must be at least 1, got {self.max_weight}")
 
     @property
     def bootstraps(self) -> bool:

@@ -41,7 +41,7 @@ class ScaledQL:
         for field in ("alpha", "dr3"):
             if not 0 <= getattr(self, field) < float("inf"):
                 raise ConfigError(
-                    f"scaled_ql.{field} must be 0 or more, got {getattr(self, field)}"
+                    f"objective.{field} must be 0 or more, got {getattr(self, field)}"
                 )
 
     @property

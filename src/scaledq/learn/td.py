@@ -30,8 +30,8 @@ class MSE:
     """Errors e beyond it lose huber * (|e| - huber / 2) and those below e^2 / 2; none: e^2."""
 
     def __post_init__(self) -> None:
-        if self.huber is not None and not self.huber > 0:
-            raise ConfigError(f"mse.huber must be positive or none, got {self.huber}")
+        if self.huber is not None and not 0 < self.huber < float("inf"):
+            raise ConfigError(f"objective.td.huber must be positive or none, got {self.huber}")
 
     @property
     def size(self) -> int:
@@ -76,9 +76,9 @@ class QuantileRegression:
 
     def __post_init__(self) -> None:
         if self.quantiles < 1:
-            raise ConfigError(f"quantile.quantiles must be at least 1, got {self.quantiles}")
-        if not self.kappa > 0:
-            raise ConfigError(f"quantile.kappa must be positive, got {self.kappa}")
+            raise ConfigError(f"objective.td.quantiles must be at least 1, got {self.quantiles}")
+        if not 0 < self.kappa < float("inf"):
+            raise ConfigError(f"objective.td.kappa must be positive, got {self.kappa}")
 
     @property
     def size(self) -> int:
