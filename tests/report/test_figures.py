@@ -76,6 +76,15 @@ def test_bars_show_their_number_and_their_interval() -> None:
     assert points(axes[0], 0)[0].tolist() == [0.4, 0.6]
 
 
+def test_long_labels_are_broken_so_that_bars_keep_their_room() -> None:
+    long = "Behaviour (the logs' own episodes)"
+    figure = figures.interval_bars(
+        {"IQM": {long: E(1.0, 0.9, 1.1)}}, colours={long: COLOURS["ours"]}
+    )
+    (shown,) = [t.get_text() for t in figure.axes[0].get_yticklabels()]
+    assert max(len(line) for line in shown.splitlines()) <= 16
+
+
 def test_tasks_far_above_the_human_turn_the_axis_logarithmic() -> None:
     (axes,) = per_task().axes
     assert axes.get_xscale() == "symlog"

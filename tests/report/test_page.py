@@ -2,11 +2,13 @@
 
 import base64
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 
+from scaledq.core.config import fingerprint
 from scaledq.core.errors import DataError
 from scaledq.core.protocol import QUICK, SCALED_QL
 from scaledq.report import words
@@ -191,5 +193,10 @@ def test_a_protocol_other_than_the_papers_is_warned_of(two_games: Rows) -> None:
 def test_a_report_about_what_was_not_scored_is_refused(two_games: Rows) -> None:
     with pytest.raises(DataError, match="no scores of 'iql', only of scaled_ql, bc"):
         report(two_games, subject="iql")
+    slower = replace(QUICK, step_cap=100)
+    rows = rows_of("scaled_ql", "Pong", [1.0], protocol=f"quick-{fingerprint(slower)}")
+    assert report(rows, protocol=slower).protocol == slower
+    with pytest.raises(DataError, match="do not go with 'quick'"):
+        report(rows, protocol=QUICK)
     with pytest.raises(DataError, match="protocol 'quick' do not go with 'scaled-ql'"):
         report(two_games, protocol=SCALED_QL)

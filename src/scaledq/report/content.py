@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from scaledq.core.config import fingerprint
 from scaledq.core.errors import DataError
 from scaledq.core.protocol import Protocol
 from scaledq.core.seeds import stream
@@ -70,7 +71,7 @@ class ReportData:
     subject: str
     """The method that the page is about; the headline compares it with the others."""
     protocol: Protocol
-    """Under which `scores` were played."""
+    """Under which `scores` were played; rows name it, with its fingerprint if it is no preset."""
     facts: Mapping[str, str]
     """What ran: tasks, steps, parameters, hardware, seconds, versions."""
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -94,9 +95,9 @@ class ReportData:
         if self.subject not in self.scores.methods:
             known = ", ".join(self.scores.methods)
             raise DataError(f"no scores of {self.subject!r}, only of {known}; evaluate it first")
-        played = self.scores.protocol
-        if played and played != self.protocol.name:
-            raise DataError(f"scores of protocol {played!r} do not go with {self.protocol.name!r}")
+        played, name = self.scores.protocol, self.protocol.name
+        if played not in ("", name, f"{name}-{fingerprint(self.protocol)}"):
+            raise DataError(f"scores of protocol {played!r} do not go with {name!r}")
 
     def label(self, method: str) -> str:
         return self.labels.get(method, method)

@@ -6,6 +6,7 @@ so that a method has one colour. Shapes: T thresholds.
 
 import io
 import re
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -279,7 +280,8 @@ def _bars(
         end = max(e.high, 0) + 0.03 * reach
         axes.text(end, y, number(e.value, digits), va="center", fontsize=8.5)
     low = min(0.0, *(e.low for e in bars.values()))
-    axes.set(yticks=range(len(labels)), yticklabels=labels, ylim=(len(labels) - 0.4, -0.6))
+    short = [textwrap.fill(label, 16) for label in labels]
+    axes.set(yticks=range(len(labels)), yticklabels=short, ylim=(len(labels) - 0.4, -0.6))
     axes.set_xlim(low * 1.05, max(0.0, *(e.high for e in bars.values())) + 0.24 * reach)
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.tick_params(axis="y", labelcolor=INK)

@@ -185,8 +185,8 @@ def _profile(data: ReportData, found: Computed) -> str:
         for m in data.methods
         if data.label(m) in found.aggregates
     }
-    everything = np.concatenate([column for parts in columns.values() for column in parts])
-    low, high = np.quantile(everything, [0.01, 0.99])
+    ends = [np.quantile(np.concatenate(parts), [0.02, 0.97]) for parts in columns.values()]
+    low, high = np.min(ends), np.max(ends)
     taus = np.linspace(min(0.0, low), max(high * 1.05, 0.1), 201)
     curves = {}
     for method, parts in columns.items():
@@ -259,9 +259,9 @@ def _curves(data: ReportData, found: Computed) -> str:
 def _health(data: ReportData) -> str:
     if not data.health:
         return ""
-    columns = ("run", "quantity", "value", "usually", "what usually helps")
+    columns = ("quantity", "value", "usually", "what usually helps", "run")
     rows: list[tuple[Cell, ...]] = [
-        (h.run, h.quantity.replace("_", " "), h.value, h.usual, h.advice or "in its usual range")
+        (h.quantity.replace("_", " "), h.value, h.usual, h.advice or "in its usual range", h.run)
         for h in data.health
     ]
     table = Table(
