@@ -4,8 +4,10 @@ Shapes: R rows of a batch, S frames in a stack; `*frame` is the shape of one fra
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING, runtime_checkable
 from typing import Protocol as Interface
 
 import numpy as np
@@ -15,6 +17,9 @@ from scaledq.core.errors import TaskError
 from scaledq.core.protocol import Protocol
 from scaledq.core.seeds import stream
 from scaledq.core.task import Task
+
+if TYPE_CHECKING:
+    from scaledq.play.workers import Crew
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,7 @@ class Steps:
         return self.terminated | self.truncated
 
 
+@runtime_checkable
 class Envs(Interface):
     """Some environments (slots) of one task. Every episode is started by `reset` with a seed.
 
@@ -79,23 +85,49 @@ def make(name: str, slots: int, protocol: Protocol, *, threads: int = 0) -> Envs
       slots: how many environments run side by side.
       protocol: sticky actions and the step cap hold for every task; frame skip and no-op starts
         are about emulators and hold for Atari only. Its epsilon is the player's affair.
-      threads: emulator threads, 0 for as many as slots and cores allow.
+      threads: how many processes emulate: 0 for one a core, 1 for this one alone.
 
     Raises:
       TaskError: a task that does not exist or is not installed, or no slots.
     """
+    return make_all([name], slots, protocol, threads=threads)[0]
+
+
+def make_all(
+    names: Sequence[str], slots: int, protocol: Protocol, *, threads: int = 0
+) -> list[Envs]:
+    """As `make`, for several tasks, whose emulators share their processes.
+
+    What is sent to such tasks first must be received first.
+    """
     if slots < 1:
-        raise TaskError(f"task {name}: need at least one slot, got {slots}")
-    kind, colon, rest = name.partition(":")
-    if colon and kind == "gym":
+        raise TaskError(f"need at least one slot a task, got {slots}")
+    games = [name for name in names if not name.startswith("gym:")]
+    made: list[Envs] = []
+    with ExitStack() as opened:
+        crew = _crew(threads, slots * len(games)) if games else None
+        for name in names:
+            made.append(_make(name, slots, protocol, crew=crew))
+            opened.callback(made[-1].close)
+        opened.pop_all()
+    return made
+
+
+def _crew(threads: int, slots: int) -> "Crew | None":
+    from scaledq.play.atari import enlist
+
+    return enlist(threads, slots)
+
+
+def _make(name: str, slots: int, protocol: Protocol, *, crew: "Crew | None") -> Envs:
+    kind, _, rest = name.partition(":")
+    if kind == "gym":
         from scaledq.play.gym import GymEnvs
 
         return GymEnvs(rest, slots, protocol)
-    from scaledq.play import atari
+    from scaledq.play.atari import AtariEnvs
 
-    if colon:
-        return atari.VariantEnvs(name, slots, protocol, threads=threads)
-    return atari.GameEnvs(name, slots, protocol, threads=threads)
+    return AtariEnvs(name, slots, protocol, crew=crew)
 
 
 class Clock:
@@ -158,7 +190,7 @@ def make_fleet(
     names: Sequence[str], slots: int, protocol: Protocol, *, stack: int = 4, threads: int = 0
 ) -> "Fleet":
     """The same number of slots for each of the named tasks; raises what `make` raises."""
-    return Fleet([make(n, slots, protocol, threads=threads) for n in names], stack=stack)
+    return Fleet(make_all(names, slots, protocol, threads=threads), stack=stack)
 
 
 class Fleet:
