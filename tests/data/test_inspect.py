@@ -1,14 +1,18 @@
 """Every kind of damage is found, and named by log, file and rows."""
 
 import shutil
+from collections import Counter
 from collections.abc import Callable
+from io import StringIO
+from math import prod
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from scaledq.core.errors import DataError
 from scaledq.core.task import Task
-from scaledq.data.inspect import blocks, check, verify
+from scaledq.data.inspect import blocks, check, render, summary, verify
 from scaledq.data.loader import Loader, Transitions
 from scaledq.data.store import open_store
 from scaledq.data.view import View
@@ -88,3 +92,49 @@ def test_damage_met_while_training_is_an_error_that_names_the_log(damage, store)
     )
     with pytest.raises(DataError, match="Pong/log: cannot read frames"):
         list(loader.stream(0, 3))
+
+
+def test_a_summary_counts_what_a_row_by_row_reading_counts(tmp_path, random_rows, write) -> None:
+    logs = [random_rows(TASK, rows, seed=rows) for rows in (400, 250)]
+    for name, rows in zip("ab", logs, strict=True):
+        write(tmp_path, TASK, rows, name)
+    (found,) = summary(open_store(tmp_path))
+    tenths, actions, rewards = [[] for _ in range(10)], Counter(), Counter()
+    for rows in logs:
+        running = 0.0
+        for row in range(len(rows)):
+            action, reward = int(rows.action[row]), float(rows.reward[row])
+            running += reward
+            if action >= 0:
+                actions[action] += 1
+                rewards[class_of(reward)] += 1
+            if rows.terminated[row] or rows.truncated[row]:
+                tenths[int(10 * row / len(rows))].append(running)
+                running = 0.0
+    assert found.actions == tuple(actions[action] for action in range(TASK.actions))
+    assert found.rewards == {name: rewards[name] for name in found.rewards}
+    assert (found.logs, found.rows, found.transitions) == (2, 650, actions.total())
+    assert found.return_tenths == pytest.approx([sum(t) / len(t) for t in tenths], rel=1e-5)
+    returns = [value for tenth in tenths for value in tenth]
+    assert found.return_mean == pytest.approx(sum(returns) / len(returns), rel=1e-5)
+    assert found.return_best == pytest.approx(max(returns), rel=1e-5)
+    assert found.bytes_a_frame
+    assert found.bytes_a_frame > prod(TASK.frame_shape)  # noise cannot be compressed
+
+
+def class_of(reward: float) -> str:
+    if reward < -1:
+        return "below -1"
+    if reward < 0:
+        return "-1 to 0"
+    if reward == 0:
+        return "0"
+    return "0 to 1" if reward <= 1 else "above 1"
+
+
+def test_a_summary_is_printed_as_tables(store) -> None:
+    console = Console(width=160, record=True, file=StringIO())
+    console.print(render(summary(open_store(store))))
+    text = console.export_text()
+    for word in ("Pong", "random", "test", "Contents", "10/10", "below -1"):
+        assert word in text

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import tensorstore as ts
@@ -48,9 +47,9 @@ VERIFY = "`scaledq inspect STORE --verify` lists all damage"
 class Log:
     """The experience of one task from one behaviour, in time order."""
 
-    def __init__(self, store: str, manifest: Manifest, missing: zarr.Missing):
-        self.manifest = manifest
-        self.path = f"{store}/{manifest.task.name}/{manifest.name}"
+    def __init__(self, path: str, place: zarr.Place, manifest: Manifest, missing: zarr.Missing):
+        self.path, self.manifest = path, manifest
+        self._place = place
         self._missing: zarr.Missing = missing
 
     @property
@@ -101,7 +100,7 @@ class Log:
           DataError: it is missing, or is not what the manifest says.
         """
         try:
-            place = zarr.below(zarr.location(self.path), name)
+            place = zarr.below(self._place, name)
             array = zarr.open_array(place, missing=self._missing)
         except zarr.FAILURES as error:
             raise self.failure(name, error) from error
@@ -179,13 +178,15 @@ def open_store(path: str | Path, *, missing: zarr.Missing = "error") -> Store:
     logs: dict[str, list[Log]] = {}
     for name, text in texts.items():
         manifest = read_manifest(text, f"log {root}/{name}")
-        logs.setdefault(manifest.task.name, []).append(Log(root, manifest, missing))
+        where = zarr.below(place, *name.split("/"))
+        log = Log(f"{root}/{name}", where, manifest, missing)
+        logs.setdefault(manifest.task.name, []).append(log)
     for task, members in logs.items():
         _agree(root, task, members)
     return Store(root, {task: tuple(logs[task]) for task in sorted(logs)}, unfinished)
 
 
-def _names(folder: ts.KvStore, place: dict[str, Any]) -> tuple[list[str], tuple[str, ...]]:
+def _names(folder: ts.KvStore, place: zarr.Place) -> tuple[list[str], tuple[str, ...]]:
     """Every `task/log` that is finished, and every one that is not."""
     if place["driver"] == "http":
         keys = [f"{name}/zarr.json" for name in _index(folder)]
@@ -264,7 +265,8 @@ class LogWriter:
         self.path = f"{str(store).rstrip('/')}/{task.name}/{name}"
         self._about = {"behaviour": behaviour, "protocol": protocol, "source": source}
         self._about |= {"versions": versions}
-        self._store, self._place = zarr.location(store), zarr.location(self.path)
+        self._store = zarr.location(store)
+        self._place = zarr.below(self._store, task.name, name)
         self._tally = Tally()
         self._arrays: dict[str, Blocks] | None = None
         with self._writing():

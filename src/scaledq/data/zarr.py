@@ -25,11 +25,13 @@ for the shards' indices."""
 SCHEMES = ("file", "gs", "s3", "http", "https", "memory")
 ZSTD = {"name": "zstd", "configuration": {"level": 3, "checksum": True}}
 
+Place = dict[str, Any]
+"""A TensorStore key-value store: its driver, and the folder in it."""
 Missing = Literal["error", "zeros"]
 """What a block that is not there means: damage, or (in an array made sparse on purpose) zeros."""
 
 
-def location(path: str | Path) -> dict[str, Any]:
+def location(path: str | Path) -> Place:
     """The TensorStore key-value store at a local path or a URL (gs://bucket/..., s3://, http://).
 
     Credentials come from the environment, as usual; `AWS_ENDPOINT_URL` names an S3 server other
@@ -57,18 +59,18 @@ def location(path: str | Path) -> dict[str, Any]:
     return spec
 
 
-def below(place: dict[str, Any], *names: str) -> dict[str, Any]:
+def below(place: Place, *names: str) -> Place:
     """The folder that `names` lead to, from the key-value store `place`."""
     return {**place, "path": place["path"] + "".join(f"{name}/" for name in names)}
 
 
-def open_folder(place: dict[str, Any]) -> ts.KvStore:
+def open_folder(place: Place) -> ts.KvStore:
     """The key-value store itself, for files that are no arrays."""
     return ts.KvStore.open(place, context=CONTEXT).result()
 
 
 def create(
-    place: dict[str, Any], shape: tuple[int, ...], dtype: str, *, block: int, chunk: int
+    place: Place, shape: tuple[int, ...], dtype: str, *, block: int, chunk: int
 ) -> ts.TensorStore:
     """A new array of `shape` whose blocks of `block` rows hold chunks of `chunk` rows.
 
@@ -91,7 +93,7 @@ def create(
     return ts.open(spec, context=CONTEXT, create=True, delete_existing=True).result()
 
 
-def open_array(place: dict[str, Any], *, missing: Missing = "error") -> ts.TensorStore:
+def open_array(place: Place, *, missing: Missing = "error") -> ts.TensorStore:
     """The array that is stored there."""
     return ts.open(_spec(place, missing), context=CONTEXT, open=True).result()
 
@@ -130,7 +132,7 @@ def naming(what: str, advice: str) -> Iterator[None]:
         raise failure(error, what, advice) from error
 
 
-def _spec(place: dict[str, Any], missing: Missing) -> dict[str, Any]:
+def _spec(place: Place, missing: Missing) -> dict[str, Any]:
     return {
         "driver": "zarr3",
         "kvstore": place,
