@@ -78,7 +78,7 @@ def make(name: str, slots: int, protocol: Protocol, *, threads: int = 0) -> Envs
     """The environments of a task, under a protocol.
 
     Names: `Breakout` (an Atari game), `Freeway:m1d0` (one of its variants), `gym:CartPole-v1`
-    (any gymnasium environment with discrete actions).
+    (any gymnasium environment with discrete actions), `toy:chain-6-3` (a known problem, toy.py).
 
     Args:
       name: the task's name.
@@ -102,7 +102,7 @@ def make_all(
     """
     if slots < 1:
         raise TaskError(f"need at least one slot a task, got {slots}")
-    games = [name for name in names if not name.startswith("gym:")]
+    games = [name for name in names if not name.startswith(("gym:", "toy:"))]
     made: list[Envs] = []
     with ExitStack() as opened:
         crew = _crew(threads, slots * len(games)) if games else None
@@ -125,6 +125,10 @@ def _make(name: str, slots: int, protocol: Protocol, *, crew: "Crew | None") -> 
         from scaledq.play.gym import GymEnvs
 
         return GymEnvs(rest, slots, protocol)
+    if kind == "toy":
+        from scaledq.play.toy import ToyEnvs
+
+        return ToyEnvs(rest, slots, protocol)
     from scaledq.play.atari import AtariEnvs
 
     return AtariEnvs(name, slots, protocol, crew=crew)

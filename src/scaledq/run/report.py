@@ -23,7 +23,8 @@ LABELS = {
     "scaled_ql": "Scaled QL",
     "bc (greedy)": "BC, greedy",
     "bc (sampled)": "BC, sampled",
-    "behaviour": "Behaviour (the logs' own episodes)",
+    "bc": "BC",
+    "behaviour": "Behaviour",
 }
 CLIP_STEPS = 450
 """Of a video in the page: 30 seconds at 15 decisions a second."""
@@ -48,8 +49,8 @@ def report(runs: Sequence[Run], out: Path, *, videos: bool = True) -> Path:
         protocol=_protocol(subject, played[0]),
         facts=_facts(runs),
         labels=LABELS,
-        curves={run.name: run.metrics for run in runs},
-        health=tuple(number for run in runs for number in _health(run)),
+        curves={_named(run, runs): run.metrics for run in runs},
+        health=tuple(number for run in runs for number in _health(run, _named(run, runs))),
         videos=_videos(subject) if videos else (),
         commands=_commands(runs),
         remarks=remarks,
@@ -75,13 +76,20 @@ def _protocol(run: Run, row: ScoreRow) -> Protocol:
     raise RunError(f"{run.name}: nothing is known of protocol {row.protocol!r}; evaluate it again")
 
 
+def _named(run: Run, runs: Sequence[Run]) -> str:
+    """A run's label: its objective's, and its own name where several share the objective."""
+    kind = run.config.objective.kind
+    alone = sum(other.config.objective.kind == kind for other in runs) == 1
+    return LABELS.get(kind, kind) if alone else run.name
+
+
 def _facts(runs: Sequence[Run]) -> dict[str, str]:
     first = runs[0]
     facts = {"Tasks": ", ".join(first.config.tasks)}
     transitions = first.facts.get("transitions", [])
     facts["Transitions a task"] = ", ".join(f"{n:,}" for n in transitions)
     for run in runs:
-        facts[LABELS.get(run.config.objective.kind, run.config.objective.kind)] = (
+        facts[_named(run, runs)] = (
             f"{run.facts['parameters']:,} parameters, {run.config.steps:,} steps of "
             f"{run.config.batch_size}, {run.facts.get('seconds', 0) / 60:.1f} minutes"
         )
@@ -90,7 +98,7 @@ def _facts(runs: Sequence[Run]) -> dict[str, str]:
     return facts
 
 
-def _health(run: Run) -> list[Health]:
+def _health(run: Run, named: str) -> list[Health]:
     """The last logged value of every number that has a healthy range."""
     last: dict[str, float] = {}
     for row in run.metrics:
@@ -100,7 +108,7 @@ def _health(run: Run) -> list[Health]:
         usual = HEALTHY[name]
         advice = usual.advice if advise({name: value}) else ""
         span = f"{usual.low:g} to {usual.high:g}"
-        out.append(Health(run.name, name, value, usual=span, advice=advice))
+        out.append(Health(named, name, value, usual=span, advice=advice))
     return out
 
 
