@@ -116,26 +116,21 @@ def collect(
       RunError: there is an unfinished recording and no `resume`, or it is another one.
       Interrupted: a signal came while an agent was learning; it can be resumed.
     """
-    known = {task: versions(task) for task in cfg.tasks}
+    for task in cfg.tasks:
+        versions(task)  # An unknown task is refused before there is a folder.
     if isinstance(cfg.behaviour, PQNConfig):
-        _record_agent(cfg, cfg.behaviour, store, known, resume=resume, threads=threads)
+        _record_agent(cfg, cfg.behaviour, store, resume=resume, threads=threads)
     else:
-        _record_policy(cfg, store, known, threads=threads)
+        _record_policy(cfg, store, threads=threads)
     found = open_store(store)
     logs = (log for task in cfg.tasks for log in found[task] if log.name in cfg.log_names)
     return [log.manifest for log in logs]
 
 
-def _tapes(
-    cfg: CollectConfig,
-    fleet: Fleet,
-    store: Path,
-    known: dict[str, dict[str, str]],
-    state: State | None,
-) -> list[Tape | None]:
+def tapes(cfg: CollectConfig, fleet: Fleet, store: Path, state: State | None) -> list[Tape | None]:
     """One for each row of the fleet, opened where `state` left it; None for finished logs."""
     logs = read_logs(state) if state else []
-    tapes: list[Tape | None] = []
+    opened: list[Tape | None] = []
     for row in range(fleet.rows):
         task, slot = fleet.tasks[fleet.task_index[row]], row % cfg.slots
         header = Header(
@@ -144,24 +139,22 @@ def _tapes(
             behaviour=cfg.behaviour.kind,
             protocol=recording(cfg.protocol, behaviour=cfg.behaviour.kind),
             source={"kind": "collect", "seed": str(cfg.seed), "slot": str(slot)},
-            versions=known[task.name],
+            versions=versions(task.name),
         )
         kept: tuple[Episode, ...] = logs[row].episodes if state else ()
         rows = state.scalars["rows"][row] if state else 0
         finished = (store / task.name / header.name / "zarr.json").exists()
         # A recording that was killed between finishing its first log and its last.
         over = finished and state is not None and state.step >= cfg.steps
-        tapes.append(None if over else Tape(store, header, kept=kept, rows=rows))
-    return tapes
+        opened.append(None if over else Tape(store, header, kept=kept, rows=rows))
+    return opened
 
 
-def _record_policy(
-    cfg: CollectConfig, store: Path, known: dict[str, dict[str, str]], *, threads: int
-) -> None:
+def _record_policy(cfg: CollectConfig, store: Path, *, threads: int) -> None:
     fleet = make_fleet(cfg.tasks, cfg.slots, cfg.protocol, stack=1, threads=threads)
     stage = None
     try:
-        stage = Stage(fleet, _tapes(cfg, fleet, store, known, None), steps=cfg.steps, seed=cfg.seed)
+        stage = Stage(fleet, tapes(cfg, fleet, store, None), steps=cfg.steps, seed=cfg.seed)
         policy = _policy(cfg, fleet)
         names = [fleet.tasks[task].name for task in fleet.task_index]
         slots = np.arange(fleet.rows) % cfg.slots
@@ -188,20 +181,13 @@ def _policy(cfg: CollectConfig, fleet: Fleet) -> Policy:
 
 
 def _record_agent(
-    cfg: CollectConfig,
-    pqn: PQNConfig,
-    store: Path,
-    known: dict[str, dict[str, str]],
-    *,
-    resume: bool,
-    threads: int,
+    cfg: CollectConfig, pqn: PQNConfig, store: Path, *, resume: bool, threads: int
 ) -> None:
     folder = store / RECORDINGS / cfg.name
     with locked(folder):
         state = _begin(folder, cfg, resume=resume)
         fleet = make_fleet(cfg.tasks, cfg.slots, cfg.protocol, stack=pqn.stack, threads=threads)
-        tapes = _tapes(cfg, fleet, store, known, state)
-        stage = Stage(fleet, tapes, steps=cfg.steps, seed=cfg.seed)
+        stage = Stage(fleet, tapes(cfg, fleet, store, state), steps=cfg.steps, seed=cfg.seed)
         try:
             agent = PQN(pqn, fleet.tasks, fleet.task_index, seed=cfg.seed)
             under_way = Recording(stage, agent, folder)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from scaledq.core.errors import DataError
 from scaledq.data.manifest import Manifest
 from scaledq.data.sources.action_log import NAME, ActionLog, Checksum, Ended, Episode, Header
 from scaledq.data.store import LogWriter
@@ -94,8 +95,13 @@ class Tape:
         return ActionLog(self.header, episodes), self._writer.flush()
 
     def finish(self) -> Manifest:
-        """Writes the action log and makes the log visible."""
-        ActionLog(self.header, tuple(self.episodes)).save(self.folder / NAME)
+        """Writes the action log and makes the log visible; raises DataError if the disk is full."""
+        try:
+            ActionLog(self.header, tuple(self.episodes)).save(self.folder / NAME)
+        except OSError as error:
+            raise DataError(
+                f"cannot write {self.folder / NAME}: {error.strerror or error}; free some space"
+            ) from error
         return self._writer.finish()
 
     def close(self) -> None:
@@ -140,10 +146,9 @@ class Recorder:
         self._truncated[slots, at] = steps.truncated[slots]
         self._frames[slots, at + 1] = steps.frames[slots]
         self._held[slots] += 1
-        for slot in slots[at + 1 == BLOCK]:
+        for slot in slots[at + 1 == BLOCK].tolist():
             self._pass_on(slot)
-        ended = slots[steps.terminated[slots] | steps.truncated[slots]]
-        return {int(slot): self._close(slot, steps) for slot in ended}
+        return {slot: self._close(slot, steps) for slot in slots[steps.ended[slots]].tolist()}
 
     def cut(self, slot: int) -> Episode:
         """Ends a slot's episode where it is: its last row will say nothing of what came next."""

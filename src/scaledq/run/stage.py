@@ -93,8 +93,8 @@ class Stage:
 
     def renew(self, steps: Steps) -> None:
         """Starts the next episode where one ended, and stops the slots that have their share."""
-        for slot in np.flatnonzero((self._share == self.step) & ~steps.ended):
-            self.recorder.cut(int(slot))
+        for slot in np.flatnonzero((self._share == self.step) & ~steps.ended).tolist():
+            self.recorder.cut(slot)
         self._start(steps.ended & (self._share > self.step))
 
     def scores(self) -> list[list[float]]:
