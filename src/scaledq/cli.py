@@ -107,11 +107,13 @@ class Inspect:
         if (Path(self.path) / "run.json").exists():
             self._run()
             return
-        from scaledq.data.inspect import summary, table
+        from rich.console import Console
+
+        from scaledq.data.inspect import render, summary
         from scaledq.data.store import open_store
 
         store = open_store(self.path)
-        print(table(summary(store)))
+        Console().print(render(summary(store)))
         if self.verify:
             _verify(store)
 
