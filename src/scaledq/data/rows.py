@@ -31,8 +31,10 @@ def flags(action: np.ndarray, terminated: np.ndarray, truncated: np.ndarray) -> 
     usable = ~closing & (terminated | (followed & (~truncated | closed)))
     start = np.ones_like(closing)
     start[1:] = (closing | (ended & ~closed))[:-1]
-    bits = (USABLE * usable, START * start, ENDED * ended, TERMINATED * terminated)
-    return np.bitwise_or.reduce([bit.astype(np.uint8) for bit in bits])
+    bits = np.zeros(len(action), np.uint8)
+    for bit, where in ((USABLE, usable), (START, start), (ENDED, ended), (TERMINATED, terminated)):
+        bits |= where.view(np.uint8) * np.uint8(bit)
+    return bits
 
 
 def check(

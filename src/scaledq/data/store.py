@@ -206,8 +206,8 @@ def _index(folder: ts.KvStore) -> list[str]:
     answer = folder.read(INDEX).result()
     if answer.state != "value":
         raise DataError(
-            f"no {INDEX} at {folder.url}: a web server lists nothing; `scaledq inspect STORE "
-            "--index` writes it where the store lies"
+            f"no {INDEX} at {folder.url}: a web server lists nothing; let write_index make it "
+            "where the store lies (docs/store.md)"
         )
     return json.loads(answer.value)
 
