@@ -78,7 +78,7 @@ def make(name: str, slots: int, protocol: Protocol, *, threads: int = 0) -> Envs
     """The environments of a task, under a protocol.
 
     Names: `Breakout` (an Atari game), `Freeway:m1d0` (one of its variants), `gym:CartPole-v1`
-    (any gymnasium environment with discrete actions), `toy:chain-6-3` (a known problem, toy.py).
+    (any gymnasium environment with discrete actions), `toy:chain` (a known problem, toy.py).
 
     Args:
       name: the task's name.
