@@ -1,15 +1,16 @@
 """What was scored, as rows of scores.jsonl: one episode a line."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from scaledq.core import journal
-from scaledq.core.config import config, explain, fingerprint
-from scaledq.core.errors import RunError
+from scaledq.core.config import config, fingerprint, from_json
+from scaledq.core.errors import ConfigError, RunError
 from scaledq.core.files import write_atomic
 from scaledq.core.protocol import PRESETS, Protocol
 from scaledq.play.rollout import Episode
@@ -79,6 +80,6 @@ def append_scores(path: Path, rows: Iterable[ScoreRow]) -> None:
 
 def _row(path: Path, number: int, line: dict[str, Any]) -> ScoreRow:
     try:
-        return TypeAdapter(ScoreRow).validate_python(line, strict=True)
-    except ValidationError as error:
-        raise RunError(f"{path}, line {number}: {explain(error, ScoreRow)}") from error
+        return from_json(ScoreRow, json.dumps(line))
+    except ConfigError as error:
+        raise RunError(f"{path}, line {number}: {error}") from error

@@ -32,12 +32,12 @@ def train(cfg: RunConfig, out: Path | str = "runs", *, resume: bool = False) -> 
       Interrupted: SIGINT or SIGTERM came; a checkpoint was written first.
     """
     folder = Path(out) / cfg.folder
+    if (folder / RUN).exists() and open_run(folder).finished:
+        print(f"already finished: {folder}", file=sys.stderr)
+        return open_run(folder)
+    loader = assemble.loader(cfg)
+    learner = assemble.learner(cfg, loader.tasks, device=assemble.device())
     with locked(folder):
-        if (folder / RUN).exists() and open_run(folder).finished:
-            print(f"already finished: {folder}", file=sys.stderr)
-            return open_run(folder)
-        loader = assemble.loader(cfg)
-        learner = assemble.learner(cfg, loader.tasks, device=assemble.device())
         run = _begin(folder, cfg, loader, learner, resume=resume)
         seconds = _restore(run, learner)
         with listening() as stop:
