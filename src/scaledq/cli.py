@@ -73,25 +73,79 @@ class Collect:
         print(f"{self.store}: {len(counts)} logs, {rows:,} transitions, {episodes:,} episodes")
 
 
+KINDS = {
+    "dqn-replay": ("dqn_replay", "DQNReplay"),
+    "rl-unplugged": ("rl_unplugged", "RLUnplugged"),
+    "minari": ("minari", "Minari"),
+    "arrays": ("arrays", "Arrays"),
+}
+"""kind -> module of data/sources and the config in it."""
+
+
 @dataclass
 class Ingest:
-    """Turn somebody's logs into a store."""
+    """Turn somebody's logs into a store: dqn-replay, rl-unplugged, minari, arrays or action-log.
 
-    kind: Positional[Literal["action-log"]]
-    source: Positional[Path]
-    store: Path
+    Fields of the kind follow as options: `ingest dqn-replay DIR --store S --runs 1 2 --files 10`.
+    """
+
+    kind: Positional[str]
+    source: Positional[str]
+    """A folder, a file or a URL (gs://, s3://, http(s)://)."""
+    store: str
     tasks: tuple[str, ...] = ()
     """All by default."""
+    workers: int = 0
+    """Processes; 0 for one a core."""
+    on: Literal["local", "ray"] = "local"
     episodes: str = ":"
     """action-log: a slice of each log's episodes, such as `0:20`."""
 
-    def __call__(self) -> None:
+    def __call__(self, overrides: tuple[str, ...] = ()) -> None:
+        if self.kind == "action-log":
+            _refuse(overrides, prog="scaledq ingest action-log")
+            self._regenerate()
+            return
+        if self.kind not in KINDS:
+            raise ConfigError(f"unknown kind {self.kind!r}; {suggest(self.kind, KINDS)}")
+        from importlib import import_module
+
+        from scaledq.run.ingest import ingest
+
+        module, name = KINDS[self.kind]
+        kind = getattr(import_module(f"scaledq.data.sources.{module}"), name)
+        cfg = kind(source=self.source, tasks=self.tasks)
+        cfg = _override(cfg, overrides, prog=f"scaledq ingest {self.kind}")
+        print(f"{self.store}: {ingest(cfg, self.store, workers=self.workers or None, on=self.on)}")
+
+    def _regenerate(self) -> None:
         from scaledq.run.regenerate import regenerate
 
-        chosen = _slice(self.episodes)
-        done = regenerate(self.source, self.store, episodes=chosen, tasks=self.tasks or None)
+        chosen, tasks = _slice(self.episodes), self.tasks or None
+        done = regenerate(Path(self.source), Path(self.store), episodes=chosen, tasks=tasks)
         rows = sum(manifest.counts.transitions for manifest in done)
         print(f"{self.store}: {len(done)} logs, {rows:,} transitions")
+
+
+@dataclass
+class ExportMinari:
+    """Write one log of a store as a Minari dataset, without loss."""
+
+    store: Positional[str]
+    task: str
+    out: Path
+    """A folder of Minari datasets, such as $MINARI_DATASETS_PATH."""
+    dataset: str = ""
+    """Its id, such as company/shop-v0; made from the task's name by default."""
+    log: str = ""
+    """Which of the task's logs, if there are several."""
+
+    def __call__(self) -> None:
+        from scaledq.data.sources.minari_export import export_minari
+
+        print(
+            export_minari(self.store, self.out, task=self.task, dataset=self.dataset, log=self.log)
+        )
 
 
 @dataclass
@@ -249,7 +303,7 @@ class Watch:
 
 
 Verb = Annotated[
-    Quickstart | Collect | Ingest | Inspect | Train | Evaluate | Report | Watch,
+    Quickstart | Collect | Ingest | ExportMinari | Inspect | Train | Evaluate | Report | Watch,
     tyro.conf.OmitSubcommandPrefixes,
 ]
 
@@ -270,17 +324,23 @@ def main(argv: list[str] | None = None) -> None:
 
 def _run(args: list[str]) -> None:
     verb, rest = tyro.cli(Verb, args=args, return_unknown_args=True, prog="scaledq")
-    if isinstance(verb, Train | Collect):
+    if isinstance(verb, Train | Collect | Ingest):
         verb(tuple(rest))
-    elif rest:
+        return
+    if rest:
         tyro.cli(Verb, args=args, prog="scaledq")  # says what is wrong with them, and exits
-    else:
-        verb()
+    verb()
 
 
 def _override(cfg: T, overrides: tuple[str, ...], *, prog: str) -> T:
     """The config with the fields that were given on the command line; exits on unknown ones."""
     return tyro.cli(type(cfg), default=cfg, args=overrides, config=(AvoidSubcommands,), prog=prog)
+
+
+def _refuse(overrides: tuple[str, ...], *, prog: str) -> None:
+    if overrides:
+        print(f"{prog}: unrecognized options {' '.join(overrides)}", file=sys.stderr)
+        sys.exit(2)
 
 
 def _slice(text: str) -> slice:
