@@ -14,13 +14,14 @@ import torch
 
 from scaledq.core.config import to_json
 from scaledq.core.errors import ConfigError, DataError, DivergedError, RunError
-from scaledq.core.protocol import Protocol
+from scaledq.core.protocol import DQN_REPLAY, Protocol
 from scaledq.core.task import Task
 from scaledq.data.store import open_store
 from scaledq.learn.optim import OptimConfig
 from scaledq.nets.head import NeckConfig
 from scaledq.nets.mlp import MLPConfig
 from scaledq.nets.nature import NatureConfig
+from scaledq.play import toy
 from scaledq.play.envs import make_fleet
 from scaledq.run.collect import RECORDINGS, CollectConfig, collect, tapes
 from scaledq.run.online import PQN, PQNConfig, Recording, Rollout
@@ -217,6 +218,42 @@ def test_learning_moves_q_to_the_lambda_returns() -> None:
         np.testing.assert_allclose(q, expected, atol=0.1)
 
 
+def test_one_network_learns_the_best_policy_of_two_toys_that_look_alike(tmp_path: Path) -> None:
+    toys = (toy.CHAIN, toy.MIRROR)
+    cfg = replace(
+        SMALL,
+        encoder=MLPConfig(widths=(64,), layer_norm=True),
+        optim=OptimConfig(lr=1e-3, eps=1e-8, clip=10.0),
+        stack=1,
+        gamma=toy.CHAIN.discount,
+        epsilon=0.2,
+        minibatch=64,
+        checkpoint_every=1e9,
+    )
+    what = CollectConfig(
+        tasks=tuple(f"toy:{t.name}" for t in toys), steps=6_000, behaviour=cfg, protocol=DQN_REPLAY
+    )
+    pqn = record(what, cfg, tmp_path)
+    for head, each in enumerate(toys):
+        pictures = toy.pictures(each, 8)[:, None]
+        rows = np.full(len(pictures), head * what.slots)
+        best = pqn.values(pictures, rows).argmax(-1).numpy()
+        assert toy.expected_score(each, np.eye(len(each.moves))[best]) == pytest.approx(1.0)
+
+
+def record(cfg: CollectConfig, behaviour: PQNConfig, folder: Path, kind: type[PQN] = PQN) -> PQN:
+    """As `collect`, but hands back the agent that learnt."""
+    fleet = make_fleet(cfg.tasks, cfg.slots, cfg.protocol, stack=behaviour.stack)
+    stage = Stage(fleet, tapes(cfg, fleet, folder, None), steps=cfg.steps, seed=cfg.seed)
+    pqn = kind(behaviour, fleet.tasks, fleet.task_index, seed=cfg.seed)
+    recording = Recording(stage, pqn, folder / "recording")
+    recording.begin()
+    recording.run(Stop())
+    stage.finish()
+    stage.close()
+    return pqn
+
+
 def test_a_truncated_row_looks_ahead_to_its_closing_observation(tmp_path: Path) -> None:
     seen: list[Rollout] = []
 
@@ -227,14 +264,7 @@ def test_a_truncated_row_looks_ahead_to_its_closing_observation(tmp_path: Path) 
 
     cfg = replace(CFG, tasks=("Breakout",), steps=16, slots=2)
     cfg = replace(cfg, protocol=replace(cfg.protocol, step_cap=3))
-    fleet = make_fleet(cfg.tasks, 2, cfg.protocol)
-    stage = Stage(fleet, tapes(cfg, fleet, tmp_path, None), steps=16, seed=0)
-    pqn = Watched(SMALL, fleet.tasks, fleet.task_index, seed=0)
-    recording = Recording(stage, pqn, tmp_path / "r")
-    recording.begin()
-    recording.run(Stop())
-    stage.finish()
-    stage.close()
+    pqn = record(cfg, SMALL, tmp_path, Watched)
     (rollout,) = seen
     for row, log in enumerate(open_store(tmp_path)["Breakout"]):
         frames = log.frames.read().result()
