@@ -14,7 +14,7 @@ from scaledq.run import assemble
 from scaledq.study.scales import QUICK_RUN
 from timing import median, report
 
-ROWS, WARM, STEPS, REPEATS = 4_096, 20, 60, 5
+ROWS, WARM, STEPS, REPEATS = 4_096, 10, 40, 3
 
 
 def main() -> None:
