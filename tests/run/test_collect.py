@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,21 @@ from scaledq.core import atari
 from scaledq.core.errors import ConfigError, DataError, TaskError
 from scaledq.core.protocol import Protocol
 from scaledq.core.seeds import episode_seed
+from scaledq.data.loader import Transitions
 from scaledq.data.sources.action_log import NAME, load
 from scaledq.data.store import Log, open_store
-from scaledq.run.collect import CollectConfig, Persistent, Random, behaviour, collect
+from scaledq.nets.head import NeckConfig
+from scaledq.nets.mlp import MLPConfig
+from scaledq.run.collect import (
+    CollectConfig,
+    Persistent,
+    Random,
+    Trained,
+    behaviour,
+    collect,
+)
+from scaledq.run.config import RunConfig
+from scaledq.run.train import train
 
 SHORT = Protocol(name="short", sticky=0.25, step_cap=200)
 
@@ -179,6 +192,35 @@ def test_held_actions_last_as_long_as_asked(tmp_path: Path) -> None:
         # A new action is the old one in a sixth of the draws.
         expected = 8 * 6 / 5
         assert len(action) / (1 + (np.diff(action) != 0).sum()) == pytest.approx(expected, rel=0.3)
+
+
+def test_a_run_that_was_trained_plays_as_its_policy_does(tmp_path: Path) -> None:
+    tasks = ("toy:chain", "toy:mirror")
+    short = CollectConfig(tasks=tasks, steps=400, behaviour=Random(), slots=2)
+    collect(short, tmp_path / "random")
+    cfg = RunConfig(
+        tasks=tasks[::-1],
+        stores=(str(tmp_path / "random"),),
+        encoder=MLPConfig(),
+        neck=NeckConfig(embedding="none", width=16),
+        transitions=Transitions(stack=1),
+        batch_size=16,
+        steps=5,
+    )
+    run = train(cfg, tmp_path / "runs")
+    acting = behaviour(str(run.folder))
+    assert acting == Trained(run=str(run.folder))
+    collect(replace(short, behaviour=replace(acting, epsilon=0.0)), tmp_path / "greedy")
+    collect(replace(short, behaviour=replace(acting, epsilon=1.0)), tmp_path / "other")
+    policy = run.policy()
+    for task in tasks:
+        for log in open_store(tmp_path / "greedy")[task]:
+            assert (log.name[:-6], log.manifest.behaviour) == (run.name, run.name)
+            chosen = policy(log.frames.read().result()[:, None], task=task)
+            np.testing.assert_array_equal(chosen[log.action >= 0], log.action[log.action >= 0])
+        actions = np.concatenate([log.action for log in open_store(tmp_path / "other")[task]])
+        shares = np.bincount(actions[actions >= 0]) / (actions >= 0).sum()
+        assert shares.min() > 0.1, "epsilon 1 is random play"
 
 
 def test_mistakes_are_refused_before_anything_is_written(tmp_path: Path) -> None:

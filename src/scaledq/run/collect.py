@@ -4,6 +4,7 @@ The logs of one recording are called <behaviour>-s<seed>-<slot>. `random` and `p
 anew when they were interrupted; `pqn`, which learns meanwhile, can go on where it was.
 """
 
+import contextlib
 import shutil
 import sys
 from pathlib import Path
@@ -17,13 +18,16 @@ from scaledq.core.errors import ConfigError, RunError, suggest
 from scaledq.core.files import locked, write_atomic
 from scaledq.core.progress import Progress
 from scaledq.core.protocol import DQN_REPLAY, Protocol, recording
+from scaledq.core.task import Task
 from scaledq.data.manifest import Manifest
 from scaledq.data.sources.action_log import Episode, Header
 from scaledq.data.store import open_store
 from scaledq.play.envs import Fleet, make_fleet
-from scaledq.play.policy import Dice, PersistentPolicy, Policy, RandomPolicy
+from scaledq.play.policy import Dice, PersistentPolicy, Policy, RandomPolicy, index
+from scaledq.play.rollout import disturb
 from scaledq.play.versions import versions
 from scaledq.run.checkpoint import State, newest
+from scaledq.run.folder import RUN, open_run
 from scaledq.run.online import CHECKPOINTS, PQN, PQNConfig, Recording, read_logs
 from scaledq.run.recorder import Tape
 from scaledq.run.signals import listening
@@ -54,7 +58,23 @@ class Persistent:
             raise ConfigError(f"persistent.hold: need at least 1 step, got {self.hold}")
 
 
-Behaviour = Random | Persistent | PQNConfig
+@config
+class Trained:
+    """What a run learnt."""
+
+    kind: Literal["run"] = "run"
+    run: str
+    """The run's folder."""
+    epsilon: float = 0.01
+    """Probability of a random action instead."""
+    selection: Literal["greedy", "sampled"] = "greedy"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.epsilon <= 1:
+            raise ConfigError(f"run.epsilon: must lie in [0, 1], got {self.epsilon}")
+
+
+Behaviour = Random | Persistent | Trained | PQNConfig
 
 
 @config
@@ -80,23 +100,35 @@ class CollectConfig:
             )
 
     @property
+    def label(self) -> str:
+        """Who acts, in a word."""
+        who = self.behaviour
+        return Path(who.run).resolve().name if isinstance(who, Trained) else who.kind
+
+    @property
     def log_names(self) -> list[str]:
         """Of each task's logs, by slot."""
-        return [f"{self.behaviour.kind}-s{self.seed}-{slot:02d}" for slot in range(self.slots)]
+        return [f"{self.label}-s{self.seed}-{slot:02d}" for slot in range(self.slots)]
 
     @property
     def name(self) -> str:
         """Of the recording's folder: one for each set of logs."""
         tasks = "+".join(self.tasks) if len(self.tasks) < 4 else f"{len(self.tasks)}tasks"
-        return f"{self.behaviour.kind}-s{self.seed}-{tasks}".replace(":", "-")
+        return f"{self.label}-s{self.seed}-{tasks}".replace(":", "-")
 
 
 def behaviour(name: str) -> Behaviour:
-    """The behaviour of that name with its defaults; raises ConfigError with a suggestion."""
+    """The behaviour of that name, or of a run's folder, with its defaults.
+
+    Raises:
+      ConfigError: neither, with a suggestion.
+    """
     known = {kind.__dataclass_fields__["kind"].default: kind for kind in (Random, Persistent)}
     known |= {"pqn": PQNConfig}
+    if name not in known and (Path(name) / RUN).exists():
+        return Trained(run=name)
     if name not in known:
-        raise ConfigError(f"unknown behaviour {name!r}; {suggest(name, known)}")
+        raise ConfigError(f"no behaviour and no run {name!r}; {suggest(name, known)}")
     return known[name]()
 
 
@@ -136,8 +168,8 @@ def tapes(cfg: CollectConfig, fleet: Fleet, store: Path, state: State | None) ->
         header = Header(
             task=task,
             name=cfg.log_names[slot],
-            behaviour=cfg.behaviour.kind,
-            protocol=recording(cfg.protocol, behaviour=cfg.behaviour.kind),
+            behaviour=cfg.label,
+            protocol=recording(cfg.protocol, behaviour=cfg.label),
             source={"kind": "collect", "seed": str(cfg.seed), "slot": str(slot)},
             versions=versions(task.name),
         )
@@ -151,33 +183,37 @@ def tapes(cfg: CollectConfig, fleet: Fleet, store: Path, state: State | None) ->
 
 
 def _record_policy(cfg: CollectConfig, store: Path, *, threads: int) -> None:
-    fleet = make_fleet(cfg.tasks, cfg.slots, cfg.protocol, stack=1, threads=threads)
-    stage = None
-    try:
+    who = cfg.behaviour
+    learnt = open_run(who.run).policy(selection=who.selection) if isinstance(who, Trained) else None
+    stack = learnt.stack if learnt else 1
+    fleet = make_fleet(cfg.tasks, cfg.slots, cfg.protocol, stack=stack, threads=threads)
+    with contextlib.ExitStack() as opened:
+        opened.callback(fleet.close)
+        policy = learnt or _chance(cfg.behaviour, fleet.tasks)
+        heads = np.array([index(policy, name) for name in cfg.tasks])[fleet.task_index]
+        counts = np.array([task.actions for task in fleet.tasks])[fleet.task_index]
+        choice, chance = (Dice(cfg.seed, name, fleet.names) for name in ("behaviour", "epsilon"))
+        epsilon = who.epsilon if isinstance(who, Trained) else 0.0
         stage = Stage(fleet, tapes(cfg, fleet, store, None), steps=cfg.steps, seed=cfg.seed)
-        policy = _policy(cfg, fleet)
-        names = [fleet.tasks[task].name for task in fleet.task_index]
-        slots = np.arange(fleet.rows) % cfg.slots
-        dice = Dice(cfg.seed, "behaviour", list(zip(names, slots.tolist(), strict=True)))
+        opened.callback(stage.recorder.close)
         stage.begin()
-        with Progress(f"collect {', '.join(cfg.tasks)}", stage.total) as bar:
-            while stage.step < stage.length:
-                actions = policy.act(fleet.obs, fleet.task_index, dice.at(stage.step))
-                stage.renew(stage.play(actions))
-                bar.show(stage.recorded)
+        bar = opened.enter_context(Progress(f"collect {', '.join(cfg.tasks)}", stage.total))
+        while stage.step < stage.length:
+            actions = policy.act(fleet.obs, heads, choice.at(stage.step))
+            actions = disturb(actions, counts, chance.at(stage.step), epsilon=epsilon)
+            stage.renew(stage.play(actions))
+            bar.show(stage.recorded)
         stage.finish()
-    finally:
-        stage.close() if stage else fleet.close()
 
 
-def _policy(cfg: CollectConfig, fleet: Fleet) -> Policy:
-    match cfg.behaviour:
+def _chance(who: Behaviour, tasks: tuple[Task, ...]) -> Policy:
+    """The policies that do not look."""
+    match who:
         case Random():
-            return RandomPolicy(fleet.tasks)
+            return RandomPolicy(tasks)
         case Persistent():
-            return PersistentPolicy(fleet.tasks, hold=cfg.behaviour.hold)
-        case PQNConfig():
-            raise AssertionError("an agent that learns is no policy")
+            return PersistentPolicy(tasks, hold=who.hold)
+    raise AssertionError(f"{who.kind} is not a matter of chance")
 
 
 def _record_agent(
