@@ -7,7 +7,8 @@ from ale_py.vector_env import AtariVectorEnv
 
 from scaledq.core import atari
 from scaledq.core.protocol import QUICK
-from scaledq.data.store import LogWriter, Store, open_store
+from scaledq.data.store import Store, open_store
+from scaledq.data.writer import LogWriter
 
 HARD = ("Freeway", "UpNDown", "RoadRunner", "Enduro")
 """The games of quickstart: much moves on their screens."""

@@ -12,8 +12,9 @@ import numpy as np
 from atari_logs import HARD, OTHERS, collect
 from scaledq.data.inspect import summary
 from scaledq.data.loader import Loader, Transitions
-from scaledq.data.store import LogWriter, Store
+from scaledq.data.store import Store
 from scaledq.data.view import View
+from scaledq.data.writer import LogWriter
 from timing import alternate, median, report
 
 ROWS, BATCH, BATCHES, REPEATS = 8_192, 512, 8, 9

@@ -8,6 +8,7 @@ import pytest
 from scaledq.core import atari
 from scaledq.core.protocol import SCALED_QL
 from scaledq.learn.objective import ScaledQL
+from scaledq.nets.resnet import ResNetConfig
 from scaledq.run.config import RunConfig
 from scaledq.study.scales import PAPER
 
@@ -24,7 +25,7 @@ def test_equation_1_and_section_4() -> None:
     assert RUN.neck.unit_norm
     assert RUN.neck.feature_scale == 1.0
     assert (RUN.neck.embedding, RUN.neck.embeddings, RUN.neck.width) == ("sum", 32, 512)
-    assert (RUN.encoder.kind, RUN.encoder.depth) == ("resnet", 101)
+    assert RUN.encoder == ResNetConfig(depth=101)
 
 
 def test_training_constants() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from scaledq.core.protocol import Protocol
 from scaledq.core.task import Task
-from scaledq.data.store import LogWriter
+from scaledq.data.writer import LogWriter
 
 
 @dataclass

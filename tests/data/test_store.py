@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from scaledq.core.errors import DataError
 from scaledq.core.task import Task
 from scaledq.data.rows import COLUMNS
-from scaledq.data.store import LogWriter, Store, open_store, write_index
+from scaledq.data.store import Store, open_store, write_index
+from scaledq.data.writer import LogWriter
 
 PICTURE = Task(name="Freeway:m1d0", actions=3, frame_shape=(6, 5))
 VECTOR = Task(name="CartPole", actions=2, frame_shape=(4,), frame_dtype="float32")
@@ -112,7 +113,7 @@ KILLED = """
 import os, signal, sys
 import numpy as np
 from scaledq.core.task import Task
-from scaledq.data.store import LogWriter
+from scaledq.data.writer import LogWriter
 task = Task(name="t", actions=2, frame_shape=(2,))
 about = {"behaviour": "", "protocol": None, "source": {}, "versions": {}}
 log = LogWriter(sys.argv[1], task, "log", shard=16, **about)
@@ -164,7 +165,8 @@ import resource, sys
 import numpy as np
 from scaledq.core.errors import DataError
 from scaledq.core.task import Task
-from scaledq.data.store import LogWriter, open_store
+from scaledq.data.store import open_store
+from scaledq.data.writer import LogWriter
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
 task = Task(name="t", actions=2)
 about = {"behaviour": "", "protocol": None, "source": {}, "versions": {}}

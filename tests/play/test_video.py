@@ -25,7 +25,7 @@ POLICY = NetPolicy(ascending, lambda outputs: outputs["q"], ("Pong", "gym:CartPo
 
 
 def pictures(mp4: bytes) -> list[np.ndarray]:
-    with av.open(io.BytesIO(mp4)) as container:
+    with av.open(io.BytesIO(mp4), "r") as container:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 

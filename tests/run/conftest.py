@@ -8,7 +8,7 @@ import pytest
 from scaledq.core.seeds import stream
 from scaledq.core.task import Task
 from scaledq.data.loader import Transitions
-from scaledq.data.store import LogWriter
+from scaledq.data.writer import LogWriter
 from scaledq.learn.optim import OptimConfig
 from scaledq.nets.head import NeckConfig
 from scaledq.nets.mlp import MLPConfig

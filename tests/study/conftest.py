@@ -7,7 +7,7 @@ import pytest
 
 from scaledq.core.seeds import stream
 from scaledq.core.task import Task
-from scaledq.data.store import LogWriter
+from scaledq.data.writer import LogWriter
 from scaledq.study.scales import SMOKE_RUN
 
 ROWS, SIDE, ACTIONS = 200, 44, {"Freeway": 3, "Pong": 6}

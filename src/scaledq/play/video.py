@@ -101,7 +101,7 @@ def action_names(task: str, actions: int) -> list[str]:
 
     ALEInterface.setLoggerMode(LoggerMode.Error)
     ale = ALEInterface()
-    ale.loadROM(roms.get_rom_path(game.rom))
+    ale.loadROM(str(roms.get_rom_path(game.rom)))
     return [action.name.lower() for action in ale.getMinimalActionSet()]
 
 

@@ -53,7 +53,7 @@ class RunConfig:
     @property
     def slug(self) -> str:
         """Readable half of the run's directory name; the fingerprint is the other half."""
-        tasks = f"{len(self.tasks)}tasks" if len(self.tasks) > 1 else self.tasks[0]
+        tasks = self.tasks[0] if len(self.tasks) == 1 else f"{len(self.tasks)}tasks"
         return f"{self.objective.kind}-{tasks.replace(':', '-')}-seed{self.seed}"
 
     @property

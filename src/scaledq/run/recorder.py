@@ -11,7 +11,7 @@ import numpy as np
 from scaledq.core.errors import DataError
 from scaledq.data.manifest import Manifest
 from scaledq.data.sources.action_log import NAME, ActionLog, Checksum, Ended, Episode, Header
-from scaledq.data.store import LogWriter
+from scaledq.data.writer import LogWriter
 from scaledq.play.envs import Steps
 
 BLOCK = 64

@@ -16,7 +16,8 @@ from scaledq.core.errors import DataError, ScaledQError
 from scaledq.core.task import Task
 from scaledq.data.sources.minari import Minari
 from scaledq.data.sources.minari_export import export_minari
-from scaledq.data.store import Log, LogWriter, open_store
+from scaledq.data.store import Log, open_store
+from scaledq.data.writer import LogWriter
 
 SPACES = {
     "vector": gym.spaces.Box(-np.inf, np.inf, (4,), np.float32),

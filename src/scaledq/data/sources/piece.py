@@ -9,7 +9,7 @@ import numpy as np
 from scaledq.core.protocol import Protocol as Rules
 from scaledq.core.task import Task
 from scaledq.data.manifest import Manifest
-from scaledq.data.store import LogWriter
+from scaledq.data.writer import LogWriter
 
 
 class Rows(NamedTuple):
