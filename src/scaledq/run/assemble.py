@@ -41,7 +41,8 @@ def network(cfg: RunConfig, tasks: tuple[Task, ...]) -> Network:
         body = encoder(cfg.encoder, (cfg.transitions.stack, *tasks[0].frame_shape))
         actions = tuple(task.actions for task in tasks)
         net = Network(body, cfg.neck, tasks=actions, heads=cfg.objective.heads)
-    return net.to("cpu", memory_format=torch.channels_last)  # a fifth faster on the CPU as well
+    # A fifth faster on the CPU as well.
+    return net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 def learner(cfg: RunConfig, tasks: tuple[Task, ...], *, device: str) -> Learner:
