@@ -24,17 +24,16 @@ LEARNING = 8_192
 
 def bare(game: str) -> None:
     """Random play of one game, nothing kept."""
+    known = atari.parse(game)[0]
     envs = AtariVectorEnv(
-        atari.parse(game)[0].rom,
+        known.rom,
         num_envs=SLOTS,
         repeat_action_probability=0.25,
         noop_max=0,
         use_fire_reset=False,
         reward_clipping=False,
     )
-    actions = np.random.default_rng(0).integers(
-        envs.single_action_space.n, size=(STEPS // SLOTS, SLOTS)
-    )
+    actions = np.random.default_rng(0).integers(known.actions, size=(STEPS // SLOTS, SLOTS))
     envs.reset(seed=np.arange(SLOTS))
     for row in actions:
         envs.step(row)
