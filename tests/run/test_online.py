@@ -142,8 +142,12 @@ def test_metrics_tell_the_mean_scores_of_every_task(recorded: Path) -> None:
 
 
 def test_nothing_but_logs_metrics_and_options_stays_behind(recorded: Path) -> None:
-    left = {p.name for p in (recorded / RECORDINGS / CFG.name).iterdir()}
-    assert left == {".lock", "metrics.jsonl", "recording.json"}
+    folder = recorded / RECORDINGS / CFG.name
+    left = {p.name: p.read_bytes() for p in folder.iterdir()}
+    assert set(left) == {".lock", "metrics.jsonl", "recording.json"}
+    with pytest.raises(DataError, match="finished already"):
+        collect(replace(CFG, steps=999), recorded)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == left
 
 
 def test_an_unfinished_recording_wants_to_be_resumed_as_it_was(tmp_path: Path) -> None:
@@ -250,7 +254,7 @@ def record(cfg: CollectConfig, behaviour: PQNConfig, folder: Path, kind: type[PQ
     recording.begin()
     recording.run(Stop())
     stage.finish()
-    stage.close()
+    fleet.close()
     return pqn
 
 

@@ -220,31 +220,33 @@ def _record_agent(
     cfg: CollectConfig, pqn: PQNConfig, store: Path, *, resume: bool, threads: int
 ) -> None:
     folder = store / RECORDINGS / cfg.name
-    with locked(folder):
-        state = _begin(folder, cfg, resume=resume)
+    with contextlib.ExitStack() as opened:
+        opened.enter_context(locked(folder))
+        state = _checkpoint(folder, cfg, resume=resume)
         fleet = make_fleet(cfg.tasks, cfg.slots, cfg.protocol, stack=pqn.stack, threads=threads)
+        opened.callback(fleet.close)
         stage = Stage(fleet, tapes(cfg, fleet, store, state), steps=cfg.steps, seed=cfg.seed)
-        try:
-            agent = PQN(pqn, fleet.tasks, fleet.task_index, seed=cfg.seed)
-            under_way = Recording(stage, agent, folder)
-            under_way.resume(state) if state else under_way.begin()
-            with listening() as stop:
-                under_way.run(stop)
-            stage.finish()
-            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-        finally:
-            stage.close()
+        opened.callback(stage.recorder.close)
+        agent = PQN(pqn, fleet.tasks, fleet.task_index, seed=cfg.seed)
+        under_way = Recording(stage, agent, folder)
+        if state:
+            under_way.resume(state)
+        else:
+            write_atomic(folder / ABOUT, to_json(cfg))
+            under_way.begin()
+        with listening() as stop:
+            under_way.run(stop)
+        stage.finish()
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
-def _begin(folder: Path, cfg: CollectConfig, *, resume: bool) -> State | None:
-    """Writes down what is being recorded, or finds the checkpoint of the same recording."""
-    file = folder / ABOUT
+def _checkpoint(folder: Path, cfg: CollectConfig, *, resume: bool) -> State | None:
+    """Where the recording in `folder` stopped, if there is one; it must be this one."""
     state = newest(folder / CHECKPOINTS, warn=lambda line: print(line, file=sys.stderr))
     if state is None:
-        write_atomic(file, to_json(cfg))
         return None
-    if from_json(CollectConfig, file.read_bytes()) != cfg:
-        raise RunError(f"{folder} holds another recording; its options are in {file.name}")
+    if from_json(CollectConfig, (folder / ABOUT).read_bytes()) != cfg:
+        raise RunError(f"{folder} holds another recording; its options are in {ABOUT}")
     if not resume:
         raise RunError(f"{folder} holds an unfinished recording; add --resume, or delete it")
     # The number of threads decides the order of sums, and with it the last bits.

@@ -118,11 +118,6 @@ class Stage:
             if tape is not None:
                 tape.finish()
 
-    def close(self) -> None:
-        """Stops; logs that are not finished stay invisible."""
-        self.recorder.close()
-        self.fleet.close()
-
     def _start(self, mask: np.ndarray) -> None:
         if not mask.any():
             return
