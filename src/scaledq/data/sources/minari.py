@@ -9,6 +9,7 @@ so that an export gives back what came in. Rewards become float32 and infos are 
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -285,25 +286,22 @@ def _datasets(source: str) -> list[str]:
     return [top.removeprefix("file://") for top in tops]
 
 
-class _local:  # noqa: N801  (a context manager, used like a function)
-    """A folder on this machine's disk: the dataset's own, or a copy of a remote one."""
-
-    def __init__(self, folder: str):
-        self.folder = folder
-        self._copy: TemporaryDirectory[str] | None = None
-
-    def __enter__(self) -> Path:
-        if "://" not in self.folder:
-            return Path(self.folder)
-        self._copy = TemporaryDirectory()
-        with reading(self.folder, "check the connection"):
-            system, path = fsspec.core.url_to_fs(self.folder)
-            system.get(f"{path.rstrip('/')}/", f"{self._copy.name}/data/", recursive=True)
-        return Path(self._copy.name) / "data"
-
-    def __exit__(self, *fault: object) -> None:
-        if self._copy is not None:
-            self._copy.cleanup()
+@contextmanager
+def _local(folder: str) -> Iterator[Path]:
+    """The folder itself if it is on this machine's disk, or else a copy while it is needed."""
+    if "://" not in folder:
+        yield Path(folder)
+        return
+    with TemporaryDirectory() as copy:
+        with reading(f"cannot copy {folder}", "check the connection"):
+            system, path = fsspec.core.url_to_fs(folder)
+            for remote in system.find(path):
+                name = str(remote).partition(path.strip("/"))[2].strip("/")
+                if not name or ".." in Path(name).parts:
+                    raise ValueError(f"{remote} is no file of it")
+                (Path(copy) / name).parent.mkdir(parents=True, exist_ok=True)
+                system.get_file(remote, str(Path(copy) / name))
+        yield Path(copy)
 
 
 def _storage(folder: Path) -> Any:
