@@ -1,6 +1,7 @@
 """Atari games as slots, in any mode and difficulty: what `play` knows about ALE's games."""
 
 import os
+import re
 import warnings
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from jaxtyping import Bool, Int, UInt8
 
 from scaledq.core import atari
 from scaledq.core.errors import TaskError
-from scaledq.core.protocol import Protocol
+from scaledq.core.protocol import PRESETS, Protocol
 from scaledq.play.envs import Clock, Steps, check_actions
 
 try:
@@ -20,7 +21,7 @@ except ImportError as error:
         "Atari games need ale-py, which is not installed; run: pip install scaledq[atari]"
     ) from error
 
-from scaledq.play.emulator import Setup
+from scaledq.play.emulator import Emulator, Setup
 from scaledq.play.workers import REST, Crew, Emulators, Here, There
 
 
@@ -36,18 +37,8 @@ class AtariEnvs:
 
     def __init__(self, name: str, slots: int, protocol: Protocol, *, crew: Crew | None = None):
         self.task, self.slots = atari.task(name), slots
-        game, mode, difficulty = atari.parse(name)
-        default = ":" not in name
-        setup = Setup(
-            game=game.name,
-            rom=str(rom_path(game)),
-            mode=None if default else mode,
-            difficulty=None if default else difficulty,
-            sticky=protocol.sticky,
-            frame_skip=protocol.frame_skip,
-            noop_max=protocol.noop_max,
-        )
-        self._emulators: Emulators = There(crew, setup, slots) if crew else Here(setup, slots)
+        game = setup(name, protocol)
+        self._emulators: Emulators = There(crew, game, slots) if crew else Here(game, slots)
         self._clock = Clock(slots, protocol.step_cap)
 
     def reset(
@@ -67,6 +58,44 @@ class AtariEnvs:
 
     def close(self) -> None:
         self._emulators.close()
+
+
+def setup(name: str, protocol: Protocol) -> Setup:
+    """What runs a task; a name without a variant leaves mode and difficulty to the game."""
+    game, mode, difficulty = atari.parse(name)
+    default = ":" not in name
+    return Setup(
+        game=game.name,
+        rom=str(rom_path(game)),
+        mode=None if default else mode,
+        difficulty=None if default else difficulty,
+        sticky=protocol.sticky,
+        frame_skip=protocol.frame_skip,
+        noop_max=protocol.noop_max,
+    )
+
+
+class ColourScreen:
+    """An episode in colour for people to see, played again from its seed."""
+
+    def __init__(self, name: str, protocol: Protocol, seed: int):
+        self._skip, self._emulator = protocol.frame_skip, Emulator(setup(name, protocol))
+        self._emulator.reset(seed)
+        self.picture: UInt8[np.ndarray, "height width 3"] = self._emulator.ale.getScreenRGB()
+
+    def step(self, action: int) -> None:
+        """Carries out the action; the picture then is the maximum of the last two screens."""
+        ale, shots = self._emulator.ale, []
+        for _ in range(self._skip):
+            ale.act(self._emulator.actions[action], 1.0)
+            shots.append(ale.getScreenRGB())
+        self.picture = np.maximum(shots[-1], shots[max(-2, -len(shots))])
+
+
+def joystick(name: str) -> list[str]:
+    """What the task's actions are called, such as `up fire`."""
+    actions = Emulator(setup(name, PRESETS["quick"])).actions
+    return [" ".join(re.findall("noop|up|down|left|right|fire", a.name.lower())) for a in actions]
 
 
 def enlist(threads: int, slots: int) -> Crew | None:

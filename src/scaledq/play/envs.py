@@ -102,7 +102,7 @@ def make_all(
     """
     if slots < 1:
         raise TaskError(f"need at least one slot a task, got {slots}")
-    games = [name for name in names if not name.startswith(("gym:", "toy:"))]
+    games = [name for name in names if is_game(name)]
     made: list[Envs] = []
     with ExitStack() as opened:
         crew = _crew(threads, slots * len(games)) if games else None
@@ -111,6 +111,11 @@ def make_all(
             opened.callback(made[-1].close)
         opened.pop_all()
     return made
+
+
+def is_game(name: str) -> bool:
+    """Whether a task of this name would be an Atari game."""
+    return not name.startswith(("gym:", "toy:"))
 
 
 def _crew(threads: int, slots: int) -> "Crew | None":

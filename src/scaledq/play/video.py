@@ -4,26 +4,48 @@ Shapes: A actions; pictures are uint8 [height width 3].
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
+from av.codec.codec import UnknownCodecError
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from scaledq.core import atari
 from scaledq.core.errors import RunError, TaskError
 from scaledq.core.files import write_atomic
-from scaledq.core.protocol import Protocol
+from scaledq.core.protocol import PRESETS, Protocol
 from scaledq.core.seeds import episode_seed
-from scaledq.play.envs import make_fleet
+from scaledq.play.envs import is_game, make_all, make_fleet
 from scaledq.play.policy import Dice, NetPolicy, choose, index
 from scaledq.play.rollout import disturb
 
-HEIGHT, SIDE, PANEL, LINE = 352, 336, 208, 18
-"""Pixels: of the film, of the game's picture in it, and of the panel with its lines of text."""
-BACK, INK, DIM, BEST = (18, 20, 26), (232, 234, 237), (96, 104, 120), (255, 176, 0)
+if TYPE_CHECKING:
+    from scaledq.play.atari import ColourScreen
+
+FPS = 15
+"""Real time for Atari: 60 emulator frames a second, 4 for each decision."""
+GAME, PANEL, CAPTION, LINE = (320, 420), 240, 24, 23
+"""Pixels: the game's picture (width, height), the panel's width, the height of lines of text."""
+SIZE = (GAME[0] + PANEL, GAME[1] + CAPTION)
+BACK, INK, DIM, BAR, TAKEN = "#12141a", "#e8eaed", "#8b93a3", "#4a5568", "#ffb000"
+
+Picture = UInt8[np.ndarray, "height width 3"]
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One step of the episode, before its action is carried out."""
+
+    screen: UInt8[np.ndarray, "..."]
+    """In colour where the task has colours, else grey."""
+    values: Float[np.ndarray, "A"]
+    action: int
+    score: float
+    step: int
 
 
 def record(
@@ -34,114 +56,137 @@ def record(
     out: Path,
     seed: int,
     max_steps: int = 1_000,
-    fps: int = 15,
+    fps: int = FPS,
 ) -> int:
     """Films one episode, or its first `max_steps` steps, as mp4; returns the steps filmed.
 
+    It is the first episode of the first slot that an evaluation with this seed plays.
+
     Raises:
       TaskError: a task that the policy does not know, or whose frames are no pictures.
-      RunError: `out` is no mp4 file, or cannot be written.
+      RunError: `out` is no mp4 file or cannot be written.
     """
     if out.suffix != ".mp4":
         raise RunError(f"a video is written as .mp4, got {out}")
-    pictures = list(film(policy, task, protocol, seed=seed, max_steps=max_steps))
+    mp4, steps = _film(policy, task, protocol, seed=seed, max_steps=max_steps, fps=fps)
     try:
-        write_atomic(out, encode(pictures, fps=fps))
+        write_atomic(out, mp4)
     except OSError as error:
         raise RunError(f"cannot write {out}: {error.strerror or error}") from error
-    return len(pictures)
+    return steps
 
 
 def record_bytes(
-    policy: NetPolicy, task: str, protocol: Protocol, *, seed: int, max_steps: int, fps: int = 15
+    policy: NetPolicy, task: str, protocol: Protocol, *, seed: int, max_steps: int, fps: int = FPS
 ) -> bytes:
     """As `record`, but the mp4 itself."""
-    return encode(film(policy, task, protocol, seed=seed, max_steps=max_steps), fps=fps)
+    return _film(policy, task, protocol, seed=seed, max_steps=max_steps, fps=fps)[0]
 
 
-def film(
+def _film(
+    policy: NetPolicy, task: str, protocol: Protocol, *, seed: int, max_steps: int, fps: int
+) -> tuple[bytes, int]:
+    index(policy, task)  # a misspelt task is told before any game is looked for
+    names, steps = action_names(task), 0
+
+    def pictures() -> Iterator[Picture]:
+        nonlocal steps
+        for moment in watch(policy, task, protocol, seed=seed, max_steps=max_steps):
+            steps += 1
+            yield draw(moment, names, title=task)
+
+    return encode(pictures(), fps=fps), steps
+
+
+def watch(
     policy: NetPolicy, task: str, protocol: Protocol, *, seed: int, max_steps: int
-) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-    """The pictures of one episode, one a step, its values and choices drawn beside each."""
+) -> Iterator[Moment]:
+    """Plays the episode and yields each moment of it."""
     head = np.array([index(policy, task)])
-    fleet = make_fleet([task], 1, protocol, stack=policy.stack)
+    fleet = make_fleet([task], 1, protocol, stack=policy.stack, threads=1)
+    count, own = np.array([fleet.tasks[0].actions]), episode_seed(seed, task, 0, 0)
+    choice, chance = (Dice(seed, name, fleet.names) for name in ("choice", "epsilon"))
     try:
-        if len(fleet.tasks[0].frame_shape) != 2:
+        if len(fleet.tasks[0].frame_shape) < 2:
             raise TaskError(f"{task} has no pictures to film, only {fleet.tasks[0].frame_shape}")
-        choice, chance = (Dice(seed, name, fleet.names) for name in ("choice", "epsilon"))
-        count = np.array([fleet.tasks[0].actions])
-        names = action_names(task, fleet.tasks[0].actions)
-        fleet.reset(np.array([True]), np.array([episode_seed(seed, task, 0, 0)]))
-        score = 0.0
+        fleet.reset(np.array([True]), np.array([own]))
+        colours, score = _colours(task, protocol, own), 0.0
         for step in range(max_steps):
             values = policy.values(fleet.obs, head)
             actions = choose(values, choice.at(step), selection=policy.selection)
             actions = disturb(actions, count, chance.at(step), epsilon=protocol.epsilon)
-            yield picture(
-                fleet.obs[0, -1],
-                values[0, : len(names)],
-                names,
-                action=int(actions[0]),
-                caption=f"{task}   score {score:,.0f}   step {step:,}",
-            )
+            screen = colours.picture if colours else fleet.obs[0, -1].copy()
+            yield Moment(screen, values[0, : count[0]], int(actions[0]), score, step)
             steps = fleet.step(actions)
             score += float(steps.reward[0])
             if steps.ended[0]:
                 return
+            if colours:
+                colours.step(int(actions[0]))
     finally:
         fleet.close()
 
 
-def action_names(task: str, actions: int) -> list[str]:
-    """What the actions are called: as on the joystick for an Atari game, numbers otherwise."""
-    game = atari.games().get(task.partition(":")[0])
-    if game is None:
-        return [str(action) for action in range(actions)]
-    from ale_py import ALEInterface, LoggerMode, roms
+def _colours(task: str, protocol: Protocol, seed: int) -> "ColourScreen | None":
+    if not is_game(task):
+        return None
+    from scaledq.play.atari import ColourScreen
 
-    ALEInterface.setLoggerMode(LoggerMode.Error)
-    ale = ALEInterface()
-    ale.loadROM(str(roms.get_rom_path(game.rom)))
-    return [action.name.lower() for action in ale.getMinimalActionSet()]
+    return ColourScreen(task, protocol, seed)
 
 
-def picture(
-    frame: UInt8[np.ndarray, "H W"],
-    values: Float[np.ndarray, "A"],
-    names: list[str],
-    *,
-    action: int,
-    caption: str,
-) -> UInt8[np.ndarray, "h w 3"]:
-    """The frame, and a bar for each action from the lowest value to the highest.
+def action_names(task: str) -> list[str]:
+    """What the actions are called: as on the joystick for an Atari game, else by number."""
+    if is_game(task):
+        from scaledq.play.atari import joystick
 
-    The action that is taken is bright; that it is not the longest bar shows a random step.
+        return joystick(task)
+    (envs,) = make_all([task], 1, PRESETS["quick"])
+    envs.close()
+    return [f"action {action}" for action in range(envs.task.actions)]
+
+
+def draw(moment: Moment, names: Sequence[str], *, title: str) -> Picture:
+    """The screen; and for each action a bar, from the lowest value to the highest, and its value.
+
+    The action that is taken is bright. If that is not the longest bar, chance has chosen.
     """
-    canvas = Image.new("RGB", (SIDE + PANEL, HEIGHT), BACK)
-    canvas.paste(Image.fromarray(frame).resize((SIDE, SIDE), Image.Resampling.NEAREST), (0, 16))
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(11)
-    draw.text((4, 1), caption, INK, font=font)
-    low, high = float(values.min()), float(values.max())
-    for row, (name, value) in enumerate(zip(names, values.tolist(), strict=True)):
-        top = 18 + row * LINE
-        length = (value - low) / (high - low) if high > low else 0.0
-        colour = BEST if row == action else DIM
-        left = SIDE + 84
-        draw.rectangle((left, top + 3, left + 2 + 76 * length, top + LINE - 5), colour)
-        draw.text((SIDE + 6, top), name, INK if row == action else DIM, font=font)
-        draw.text((SIDE + PANEL - 40, top), f"{value:6.2f}", INK, font=font)
+    canvas = Image.new("RGB", SIZE, BACK)
+    shown = Image.fromarray(moment.screen).convert("RGB")
+    scale = min(GAME[0] / shown.width, GAME[1] / shown.height)
+    square = (int(scale * shown.width), int(scale * shown.height))
+    pixels = GAME if moment.screen.ndim == 3 else square  # an Atari's pixels are wider than high
+    canvas.paste(shown.resize(pixels, Image.Resampling.NEAREST), (0, CAPTION))
+    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
+    caption = f"score {moment.score:,.6g}    step {moment.step:,}"
+    pen.text((6, 4), title, INK, font=font)
+    pen.text((GAME[0] + 8, 4), caption, INK, font=font)
+    low, high = float(moment.values.min()), float(moment.values.max())
+    for row, (name, value) in enumerate(zip(names, moment.values.tolist(), strict=True)):
+        top, left = CAPTION + 4 + row * LINE, GAME[0] + 106
+        length = (value - low) / (high - low) if high > low else 1.0
+        taken = row == moment.action
+        pen.rectangle((left, top + 3, left + 2 + 70 * length, top + 14), TAKEN if taken else BAR)
+        pen.text((GAME[0] + 8, top), name, TAKEN if taken else DIM, font=font)
+        pen.text((SIZE[0] - 6, top), f"{value:.2f}", INK if taken else DIM, font=font, anchor="ra")
     return np.asarray(canvas)
 
 
-def encode(pictures: Iterator[np.ndarray] | list[np.ndarray], *, fps: int) -> bytes:
-    """An mp4 (H.264, yuv420p: browsers play it) of pictures of one size, both sides even."""
+def encode(pictures: Iterable[Picture], *, fps: int) -> bytes:
+    """An mp4 that browsers play (H.264, yuv420p) of pictures of `SIZE`.
+
+    Raises:
+      RunError: this PyAV has no H.264 encoder.
+    """
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": "30"})
-        stream.width, stream.height, stream.pix_fmt = SIDE + PANEL, HEIGHT, "yuv420p"
-        for each in pictures:
-            for packet in stream.encode(av.VideoFrame.from_ndarray(each, format="rgb24")):
-                container.mux(packet)
-        for packet in stream.encode():
-            container.mux(packet)
+        try:
+            stream = container.add_stream("libx264", rate=fps, options={"crf": "28"})
+        except UnknownCodecError as error:
+            raise RunError("PyAV was built without libx264; install the av of PyPI") from error
+        stream.width, stream.height = SIZE
+        stream.pix_fmt = "yuv420p"
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
     return buffer.getvalue()
