@@ -37,9 +37,12 @@ class Batch:
     @property
     def next_obs(self) -> Shaped[Tensor, "B S *frame"]:
         """Frames m steps later."""
+        batch, held = self.frames.shape[:2]
+        first = torch.arange(batch, device=self.steps.device) * held + self.steps
         window = torch.arange(self.stack, device=self.steps.device)
-        rows = torch.arange(len(self.steps), device=self.steps.device)
-        return self.frames[rows[:, None], self.steps[:, None] + window]
+        chosen = (first[:, None] + window).flatten()
+        # index_select copies whole frames; indexing would gather them pixel by pixel.
+        return self.frames.flatten(0, 1).index_select(0, chosen).unflatten(0, (batch, self.stack))
 
     def __len__(self) -> int:
         return len(self.action)
