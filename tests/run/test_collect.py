@@ -34,10 +34,12 @@ from scaledq.run.train import train
 SHORT = Protocol(name="short", sticky=0.25, step_cap=200)
 
 PROGRAM = """
+import signal
 import sys
 from pathlib import Path
 from scaledq.core.protocol import Protocol
 from scaledq.run.collect import CollectConfig, collect
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored
 collect(CollectConfig(tasks=("Pong",), steps=100_000, slots=2), Path(sys.argv[1]))
 """
 
