@@ -173,6 +173,7 @@ def test_a_file_of_another_shape_or_dtype_is_named(tmp_path: Path) -> None:
         DataError, match=r"observation_ckpt\.1.*should be uint8 \(100, 84, 84\), is"
     ):
         ingest(tmp_path)
+    rewrite(tmp_path, "observation", 1, np.ones((100, 84, 84), np.uint8))
     rewrite(tmp_path, "action", 0, np.zeros(100, np.int64))
     with pytest.raises(DataError, match=r"action_ckpt\.0.*should be int32 \(100,\), is int64"):
         ingest(tmp_path)

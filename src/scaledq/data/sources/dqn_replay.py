@@ -119,10 +119,10 @@ class Run:
 
     def write(self, store: str, told: Callable[[int], None]) -> Manifest:
         """See Piece."""
-        files = measure(self.folder, self.numbers)
+        task = atari.task(self.game)
+        files = measure(self.folder, self.numbers, task)
         if not files:
             raise DataError(f"{self.folder}: no file has a row of its own; fetch them again")
-        task = atari.task(self.game)
         reader = Reader(
             self.folder,
             files,

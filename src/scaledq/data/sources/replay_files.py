@@ -65,19 +65,20 @@ def numbers(folder: Folder) -> tuple[list[int], list[str]]:
     return whole, [name for names in missing.values() for name in names]
 
 
-def measure(folder: Folder, chosen: tuple[int, ...]) -> list[File]:
+def measure(folder: Folder, chosen: tuple[int, ...], task: Task) -> list[File]:
     """Finds out how many rows of each file count.
 
     A last file that says `capacity - 1` repeats the dump before it and is left out.
 
     Raises:
-      DataError: a count that is not there or makes no sense.
+      DataError: a count that makes no sense, or frames of another shape than the first file's.
     """
     files = []
     for number in chosen:
         count = int(_column(folder, "add_count", number).reshape(-1)[0])
         with _array(folder, "observation", number) as frames:
-            capacity = len(frames)
+            capacity = files[0].capacity if files else len(frames)
+            _expect(frames, task.frame_dtype, (capacity, *task.frame_shape))
         if count < 0 or capacity < 1:
             raise DataError(f"{folder / part('add_count', number)}: {count} rows; fetch it again")
         files.append(File(number, count, capacity, count % capacity))
