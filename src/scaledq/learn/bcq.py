@@ -69,11 +69,11 @@ class DiscreteBCQ:
         return masked(self.td.q(outputs["q"]), allowed)
 
     def __call__(self, net: Network, target_net: Network, batch: Batch) -> Loss:
-        outputs = net(batch.obs, batch.task)
         with torch.no_grad():
             best = self.preferences(net(batch.next_obs, batch.task)).argmax(-1)
             next_outputs = of_action(target_net(batch.next_obs, batch.task)["q"], best)
             target = self.td.target(next_outputs, batch.reward, batch.discount)
+        outputs = net(batch.obs, batch.task)
         td = self.td.loss(of_action(outputs["q"], batch.action), target)
         nll, squares = self._behaviour(outputs, batch.action)
         loss = td + nll + self.penalty * squares

@@ -65,12 +65,12 @@ class IQL:
         return masked(outputs["policy"].squeeze(-1), outputs["available"])
 
     def __call__(self, net: Network, target_net: Network, batch: Batch) -> Loss:
-        outputs = net(batch.obs, batch.task)
         with torch.no_grad():
             later = net(batch.next_obs, batch.task)["value"].squeeze(-1)
             target = self.td.target_at(batch.reward + batch.discount * later)
             judge = target_net(batch.obs, batch.task)["q"]
             judged = self.td.q(of_action(judge, batch.action))
+        outputs = net(batch.obs, batch.task)
         td = self.td.loss(of_action(outputs["q"], batch.action), target)
         advantage = judged - outputs["value"].squeeze(-1)
         value = expectile_loss(advantage, expectile=self.expectile)

@@ -59,11 +59,11 @@ class ScaledQL:
         return masked(self.td.q(outputs["q"]), outputs["available"])
 
     def __call__(self, net: Network, target_net: Network, batch: Batch) -> Loss:
-        outputs = net(batch.obs, batch.task)
         with torch.set_grad_enabled(self.dr3 > 0 and torch.is_grad_enabled()):
             ahead = net(batch.next_obs, batch.task) if self.double or self.dr3 else None
         with torch.no_grad():
             target = self._target(target_net(batch.next_obs, batch.task), ahead, batch)
+        outputs = net(batch.obs, batch.task)  # last: what backward needs is held no longer
         td = self.td.loss(of_action(outputs["q"], batch.action), target)
         conservative = gap(self.td.q(outputs["q"]), batch.action, outputs["available"])
         loss = td + self.alpha * conservative

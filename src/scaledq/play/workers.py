@@ -125,8 +125,9 @@ class There:
         try:
             for line, part in self._blocks():
                 _ask(line, "open", self.game, setup, part.stop - part.start)
-            for line in self._lines:
-                _answer(line)
+            faults = [_fault(line) for line in self._lines]  # all of them: no answer may be left
+            for fault in filter(None, faults):
+                raise fault
         except ScaledQError:
             self.crew.close(self.game)
             raise
@@ -205,6 +206,14 @@ def _ask(line: Connection, *request: object) -> None:
         line.send(request)
     except OSError as error:
         raise RunError("an emulator process has died; was it killed, or out of memory?") from error
+
+
+def _fault(line: Connection) -> ScaledQError | None:
+    try:
+        _answer(line)
+    except ScaledQError as fault:
+        return fault
+    return None
 
 
 def _answer(line: Connection) -> Any:
