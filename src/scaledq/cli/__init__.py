@@ -1,0 +1,44 @@
+"""`scaledq`: one verb per stage. This is the only package that knows about a command line.
+
+Heavy imports wait inside the verbs, so that `scaledq --help` answers at once.
+"""
+
+import signal
+import sys
+from typing import Annotated
+
+import tyro
+
+from scaledq.cli.data import Collect, ExportMinari, Ingest, Inspect
+from scaledq.cli.play import Evaluate, Report, Watch
+from scaledq.cli.train import Quickstart, Train
+from scaledq.core.errors import ScaledQError
+
+Verb = Annotated[
+    Quickstart | Collect | Ingest | ExportMinari | Inspect | Train | Evaluate | Report | Watch,
+    tyro.conf.OmitSubcommandPrefixes,
+]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs a verb. Exits with 0, 1 for our own error, 2 for wrong usage, 130 after Ctrl-C."""
+    try:
+        _run(sys.argv[1:] if argv is None else argv)
+    except ScaledQError as error:
+        print(f"scaledq: error: {error}", file=sys.stderr)
+        sys.exit(getattr(error, "code", 1))
+    except KeyboardInterrupt:
+        print("scaledq: interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    except BrokenPipeError:
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def _run(args: list[str]) -> None:
+    verb, rest = tyro.cli(Verb, args=args, return_unknown_args=True, prog="scaledq")
+    if isinstance(verb, Train | Collect | Ingest):
+        verb(tuple(rest))
+        return
+    if rest:
+        tyro.cli(Verb, args=args, prog="scaledq")  # says what is wrong with them, and exits
+    verb()

@@ -1,0 +1,85 @@
+"""The verbs that play and tell: evaluate, report, watch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from scaledq.cli.options import print_table
+
+
+@dataclass
+class Evaluate:
+    """Let a run play its tasks and store the scores beside it."""
+
+    run: Positional[Path]
+    tasks: tuple[str, ...] = ()
+    """All by default."""
+    episodes: int = 16
+    """Whole episodes of each task."""
+    protocol: str = ""
+    """The run's own by default; a preset's name otherwise."""
+    selection: Literal["greedy", "sampled"] = "greedy"
+    seed: int = 1_000
+
+    def __call__(self) -> None:
+        from scaledq.core.protocol import preset
+        from scaledq.run.evaluate import evaluate
+        from scaledq.run.folder import open_run
+
+        rows = evaluate(
+            open_run(self.run),
+            tasks=self.tasks,
+            episodes=self.episodes,
+            protocol=preset(self.protocol) if self.protocol else None,
+            selection=self.selection,
+            seed=self.seed,
+        )
+        by_task: dict[str, list[float]] = {}
+        for row in rows:
+            by_task.setdefault(row.task, []).append(row.score)
+        means = {task: f"{sum(s) / len(s):,.1f}" for task, s in by_task.items()}
+        print_table(f"mean score of {self.episodes}, {rows[0].protocol}", means)
+
+
+@dataclass
+class Report:
+    """Draw one self-contained page about some runs from what they left on disk."""
+
+    runs: Positional[tuple[Path, ...]]
+    out: Path = Path("report.html")
+
+    def __call__(self) -> None:
+        from scaledq.run.folder import open_run
+        from scaledq.run.report import report
+
+        report([open_run(path) for path in self.runs], self.out)
+        print(self.out)
+
+
+@dataclass
+class Watch:
+    """Record a video of a run at play, with the value of each action beside the picture."""
+
+    run: Positional[Path]
+    task: str
+    out: Path = Path("clip.mp4")
+    seed: int = 1_000
+    steps: int = 1_000
+    """At most so many."""
+
+    def __call__(self) -> None:
+        from scaledq.play.video import record
+        from scaledq.run.folder import open_run
+
+        run = open_run(self.run)
+        record(
+            run.policy(),
+            self.task,
+            run.config.protocol,
+            out=self.out,
+            seed=self.seed,
+            max_steps=self.steps,
+        )
+        print(self.out)
