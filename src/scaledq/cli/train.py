@@ -41,6 +41,7 @@ class Train:
 
     def __call__(self, overrides: tuple[str, ...] = ()) -> None:
         from scaledq.core.config import to_json
+        from scaledq.run.start import identified
         from scaledq.run.train import train
         from scaledq.study.recipes import RECIPES
         from scaledq.study.scales import SCALES
@@ -59,6 +60,7 @@ class Train:
         cfg = replace(cfg, tasks=self.tasks or cfg.tasks, stores=self.store or cfg.stores)
         cfg = override(cfg, overrides, prog=f"scaledq train {self.recipe}")
         if self.dry_run:
+            cfg = identified(cfg)
             print(f"{self.out / cfg.folder}\n{to_json(cfg).decode()}")
             return
         if not cfg.stores:

@@ -43,9 +43,11 @@ def network(cfg: RunConfig, tasks: tuple[Task, ...]) -> Network:
         return Network(body, cfg.neck, tasks=actions, heads=cfg.objective.heads)
 
 
-def learner(cfg: RunConfig, tasks: tuple[Task, ...], *, device: str) -> Learner:
-    """The run's learner at step 0."""
-    net = network(cfg, tasks).to(device)
+def learner(
+    cfg: RunConfig, tasks: tuple[Task, ...], *, device: str, net: nn.Module | None = None
+) -> Learner:
+    """The run's learner at step 0, of its own network or of one that was prepared for it."""
+    net = (net or network(cfg, tasks)).to(device)
     return Learner(net, cfg.objective, cfg.optim, tasks=len(tasks))
 
 
@@ -66,7 +68,7 @@ def policy(cfg: RunConfig, net: Network, *, selection: Selection, device: str) -
     return NetPolicy(
         net,
         cfg.objective.preferences,
-        cfg.tasks,
+        cfg.known_tasks,
         stack=cfg.transitions.stack,
         device=device,
         selection=selection,

@@ -1,7 +1,7 @@
 """The whole of one training run, as data."""
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Literal
 
 from scaledq.core.config import by_kind, config, fingerprint
 from scaledq.core.errors import ConfigError
@@ -17,6 +17,31 @@ from scaledq.nets.nature import NatureConfig
 from scaledq.nets.resnet import ResNetConfig
 
 Encoder = ResNetConfig | ImpalaConfig | NatureConfig | MLPConfig
+
+
+@config
+class Start:
+    """The weights that a run begins with: random ones, or another run's (section 5.2, figure 1)."""
+
+    run: str = ""
+    """Folder of a finished run. Not part of this run's name: moving it makes no other run."""
+    weights: str = ""
+    """SHA-256 of that run's weights file. `train` notes it: this is what names the source."""
+    of: str = ""
+    """The kind of objective that the source must have had, such as `mae`; any by default."""
+    parts: Literal["encoder", "body", "all"] = "encoder"
+    """encoder: everything after it is made anew. body: all but the heads. all: also the heads of
+    the tasks that both runs have."""
+    frozen: bool = False
+    """What was taken over stays as it is, but for heads; otherwise it learns on."""
+    keep: tuple[str, ...] = ()
+    """Tasks of the source that this run can go on playing though it has no data of them."""
+
+    def __post_init__(self) -> None:
+        if self.keep and self.parts != "all":
+            raise ConfigError(f"start.keep needs start.parts 'all', got {self.parts!r}")
+        if len(set(self.keep)) < len(self.keep):
+            raise ConfigError(f"start.keep: each task once, got {self.keep}")
 
 
 @config
@@ -42,6 +67,7 @@ class RunConfig:
     checkpoint_every: int = 2_000
     checkpoints: int = 2
     """How many of the newest are kept."""
+    start: Start = Start()
 
     def __post_init__(self) -> None:
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
@@ -49,6 +75,19 @@ class RunConfig:
         for field in ("batch_size", "steps", "log_every", "checkpoint_every", "checkpoints"):
             if getattr(self, field) < 1:
                 raise ConfigError(f"{field}: need at least 1, got {getattr(self, field)}")
+        for task in self.start.keep:
+            if task in self.tasks:
+                raise ConfigError(f"start.keep: {task} is among the tasks that this run learns")
+
+    @property
+    def known_tasks(self) -> tuple[str, ...]:
+        """The tasks that the run can play: those that it learns, then those that it kept."""
+        return self.tasks + self.start.keep
+
+    @property
+    def placeless(self) -> "RunConfig":
+        """The config without the places of its data and its source."""
+        return replace(self, stores=(), start=replace(self.start, run=""))
 
     @property
     def slug(self) -> str:
@@ -59,4 +98,4 @@ class RunConfig:
     @property
     def folder(self) -> str:
         """The name of the run's folder: equal configs are one run, wherever their data lies."""
-        return f"{self.slug}-{fingerprint(replace(self, stores=()))}"
+        return f"{self.slug}-{fingerprint(self.placeless)}"

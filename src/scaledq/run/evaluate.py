@@ -36,10 +36,11 @@ def evaluate(
       TaskError: a task that the run was not trained on.
     """
     protocol = protocol or run.config.protocol
-    chosen = tuple(tasks) or run.config.tasks
+    known = run.config.known_tasks
+    chosen = tuple(tasks) or known
     for task in chosen:
-        if task not in run.config.tasks:
-            raise TaskError(f"{run.name} knows no task {task!r}; {suggest(task, run.config.tasks)}")
+        if task not in known:
+            raise TaskError(f"{run.name} knows no task {task!r}; {suggest(task, known)}")
     method = method_name(run, selection)
     rows = []
     policy = run.policy(selection=selection)

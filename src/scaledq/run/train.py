@@ -21,35 +21,43 @@ from scaledq.run.config import RunConfig
 from scaledq.run.folder import METRICS, RUN, WEIGHTS, Run, open_run, surroundings, write_run
 from scaledq.run.meter import Meter
 from scaledq.run.signals import Interrupted, Stop, listening
+from scaledq.run.start import identified, kept_tasks, take_over
 
 
 def train(cfg: RunConfig, out: Path | str = "runs", *, resume: bool = False) -> Run:
     """Trains the run that `cfg` describes in `out/<slug>-<fingerprint>`; a finished one is kept.
 
     Raises:
-      RunError: the folder is in use, or holds another run or an unfinished one without `resume`.
+      RunError: the folder is in use, or holds another run or an unfinished one without `resume`;
+        or there is nothing to start from where `cfg.start` says.
       DivergedError: a loss or gradient norm was not finite.
       Interrupted: SIGINT or SIGTERM came; a checkpoint was written first.
     """
+    cfg = identified(cfg)
     folder = Path(out) / cfg.folder
     if (folder / RUN).exists() and open_run(folder).finished:
         print(f"already finished: {folder}", file=sys.stderr)
         return open_run(folder)
     loader = assemble.loader(cfg)
-    learner = assemble.learner(cfg, loader.tasks, device=assemble.device())
+    tasks = (*loader.tasks, *kept_tasks(cfg))
+    net = assemble.network(cfg, tasks)
+    taken = take_over(net, cfg, tasks, data=loader.digest)
+    learner = assemble.learner(cfg, tasks, device=assemble.device(), net=net)
     with locked(folder):
-        run = _begin(folder, cfg, loader, learner, resume=resume)
+        start = Run(folder, cfg, tasks, {"start": taken} if taken else {})
+        run = _begin(start, loader, learner, resume=resume)
         seconds = _restore(run, learner)
         with listening() as stop:
             seconds = _loop(run, loader, learner, stop, seconds=seconds)
         return _finish(run, learner, seconds=seconds)
 
 
-def _begin(folder: Path, cfg: RunConfig, loader: Loader, learner: Learner, *, resume: bool) -> Run:
-    """Writes run.json, or checks that the one there is this run."""
+def _begin(start: Run, loader: Loader, learner: Learner, *, resume: bool) -> Run:
+    """Writes run.json with the facts, or checks that the one there is this run."""
+    folder, cfg = start.folder, start.config
     if (folder / RUN).exists():
         run = open_run(folder)
-        if replace(run.config, stores=()) != replace(cfg, stores=()):
+        if run.config.placeless != cfg.placeless:
             raise RunError(f"{folder} holds a run of another config; choose another --out")
         if run.facts.get("data") != loader.digest:
             raise RunError(
@@ -63,7 +71,8 @@ def _begin(folder: Path, cfg: RunConfig, loader: Loader, learner: Learner, *, re
         return run
     parameters = sum(p.numel() for p in learner.net.parameters())
     facts = {"data": loader.digest, "transitions": [int(n) for n in loader.sizes]}
-    run = Run(folder, cfg, loader.tasks, {**facts, "parameters": parameters, **surroundings()})
+    facts |= {"parameters": parameters, **start.facts, **surroundings()}
+    run = replace(start, facts=facts)
     write_run(run)
     return run
 
