@@ -14,6 +14,8 @@ from scaledq.learn.learner import Learner
 from scaledq.run.folder import METRICS, Run
 
 CLIPPING = ("clipped", "support_low", "support_high")
+LAYER = "trunk"
+"""Where tasks' gradients are compared."""
 
 
 class Meter:
@@ -42,7 +44,8 @@ class Meter:
         row: dict[str, Any] = {"step": self.learner.step}
         row |= {name: float(value) for name, value in metrics.items()}
         row |= measure(self.learner, batch, returns=returns)
-        row |= conflict(self.learner, batch, layer="trunk")
+        if _in_training(self.learner, LAYER):
+            row |= conflict(self.learner, batch, layer=LAYER)
         row["transitions_per_s"] = self.transitions / taken
         row["loader_wait"] = self.waited / taken
         self.journal.write(row)
@@ -65,3 +68,8 @@ class Meter:
     def close(self) -> None:
         self.journal.close()
         self.board.close()
+
+
+def _in_training(learner: Learner, layer: str) -> bool:
+    named = learner.net.named_parameters()
+    return any(name.startswith(layer) and p.requires_grad for name, p in named)

@@ -38,8 +38,8 @@ def identified(cfg: RunConfig) -> RunConfig:
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     if start.weights not in ("", digest):
         raise RunError(
-            f"{weights} has checksum {digest[:12]}, start.weights is {start.weights[:12]}: give the "
-            "run that it was made for, or leave start.weights out"
+            f"{weights} has checksum {digest[:12]}, start.weights is {start.weights[:12]}: give "
+            "the run that it was made for, or leave start.weights out"
         )
     return replace(cfg, start=replace(start, weights=digest))
 
