@@ -14,7 +14,7 @@ from ale_py.vector_env import AtariVectorEnv
 
 from scaledq.core import atari
 from scaledq.run.collect import CollectConfig, Random, collect
-from scaledq.run.online import PQNConfig
+from scaledq.run.pqn import PQNConfig
 from scaledq.run.regenerate import regenerate
 from timing import alternate, median, report, seconds
 

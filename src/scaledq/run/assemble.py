@@ -1,20 +1,23 @@
 """From configs to objects: the only place where a config's class picks another class."""
 
+import numpy as np
 import torch
 from torch import nn
 
 from scaledq.core.errors import TaskError
+from scaledq.core.outputs import HeadSpec
 from scaledq.core.task import Task
 from scaledq.data.loader import Loader
 from scaledq.data.store import open_store
 from scaledq.learn.learner import Learner
-from scaledq.nets.head import Network
+from scaledq.nets.head import NeckConfig, Network
 from scaledq.nets.impala import Impala, ImpalaConfig
 from scaledq.nets.mlp import MLP, MLPConfig
 from scaledq.nets.nature import Nature, NatureConfig
 from scaledq.nets.resnet import ResNet, ResNetConfig
 from scaledq.play.policy import NetPolicy, Selection
 from scaledq.run.config import Encoder, RunConfig
+from scaledq.run.pqn import PQN, PQNConfig
 
 
 def encoder(cfg: Encoder, shape: tuple[int, ...]) -> nn.Module:
@@ -36,11 +39,30 @@ def network(cfg: RunConfig, tasks: tuple[Task, ...]) -> Network:
     if len(frames) > 1:
         (one, a), (other, b) = list(frames.items())[:2]
         raise TaskError(f"one run, one frame shape: {a} has {one}, {b} has {other}")
+    return untrained(
+        cfg.encoder,
+        cfg.neck,
+        tasks,
+        stack=cfg.transitions.stack,
+        heads=cfg.objective.heads,
+        seed=cfg.seed,
+    )
+
+
+def untrained(
+    body: Encoder,
+    neck: NeckConfig,
+    tasks: tuple[Task, ...],
+    *,
+    stack: int,
+    heads: tuple[HeadSpec, ...],
+    seed: int,
+) -> Network:
+    """A network as that seed starts it; the global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(cfg.seed)
-        body = encoder(cfg.encoder, (cfg.transitions.stack, *tasks[0].frame_shape))
-        actions = tuple(task.actions for task in tasks)
-        return Network(body, cfg.neck, tasks=actions, heads=cfg.objective.heads)
+        torch.manual_seed(seed)
+        layers = encoder(body, (stack, *tasks[0].frame_shape))
+        return Network(layers, neck, tasks=tuple(task.actions for task in tasks), heads=heads)
 
 
 def learner(
@@ -61,6 +83,17 @@ def loader(cfg: RunConfig) -> Loader:
         batch_size=cfg.batch_size,
         seed=cfg.seed,
     )
+
+
+def agent(cfg: PQNConfig, tasks: tuple[Task, ...], task_index: np.ndarray, *, seed: int) -> PQN:
+    """A behaviour that learns, before its first step.
+
+    Args:
+      task_index: int64 [R], the task of each row that it plays.
+    """
+    net = untrained(cfg.encoder, cfg.neck, tasks, stack=cfg.stack, heads=cfg.heads, seed=seed)
+    net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return PQN(cfg, net.to(device()), task_index, seed=seed)
 
 
 def policy(cfg: RunConfig, net: Network, *, selection: Selection, device: str) -> NetPolicy:

@@ -26,10 +26,12 @@ from scaledq.play.envs import Fleet, make_fleet
 from scaledq.play.policy import Dice, PersistentPolicy, Policy, RandomPolicy, index
 from scaledq.play.rollout import disturb
 from scaledq.play.versions import versions
+from scaledq.run import assemble
 from scaledq.run.checkpoint import State, newest
 from scaledq.run.folder import RUN, open_run
-from scaledq.run.online import CHECKPOINTS, PQN, PQNConfig, Recording, read_logs
+from scaledq.run.pqn import PQNConfig
 from scaledq.run.recorder import Tape
+from scaledq.run.recording import CHECKPOINTS, Recording, read_logs
 from scaledq.run.signals import listening
 from scaledq.run.stage import Stage
 
@@ -227,7 +229,7 @@ def _record_agent(
         opened.callback(fleet.close)
         stage = Stage(fleet, tapes(cfg, fleet, store, state), steps=cfg.steps, seed=cfg.seed)
         opened.callback(stage.recorder.close)
-        agent = PQN(pqn, fleet.tasks, fleet.task_index, seed=cfg.seed)
+        agent = assemble.agent(pqn, fleet.tasks, fleet.task_index, seed=cfg.seed)
         under_way = Recording(stage, agent, folder)
         if state:
             under_way.resume(state)

@@ -23,8 +23,10 @@ from scaledq.nets.mlp import MLPConfig
 from scaledq.nets.nature import NatureConfig
 from scaledq.play import toy
 from scaledq.play.envs import make_fleet
+from scaledq.run import assemble
 from scaledq.run.collect import RECORDINGS, CollectConfig, collect, tapes
-from scaledq.run.online import PQN, PQNConfig, Recording, Rollout
+from scaledq.run.pqn import PQN, PQNConfig, Rollout
+from scaledq.run.recording import Recording
 from scaledq.run.signals import Stop
 from scaledq.run.stage import Stage
 
@@ -168,7 +170,7 @@ def test_rewards_are_recorded_raw(tmp_path: Path) -> None:
 def agent(cfg: PQNConfig = SMALL, *, tasks: tuple[str, ...] = ("Breakout", "Freeway")) -> PQN:
     fleet = make_fleet(tasks, 2, CFG.protocol)
     fleet.close()
-    return PQN(cfg, fleet.tasks, fleet.task_index, seed=0)
+    return assemble.agent(cfg, fleet.tasks, fleet.task_index, seed=0)
 
 
 def test_epsilon_falls_from_one_in_a_line_and_stays() -> None:
@@ -203,7 +205,7 @@ def test_learning_moves_q_to_the_lambda_returns() -> None:
     tasks = tuple(Task(name=n, actions=3, frame_shape=(6,), frame_dtype="float32") for n in "ab")
     optim = OptimConfig(lr=3e-3, eps=1e-8, clip=10.0)
     cfg = replace(SMALL, encoder=MLPConfig(), epochs=300, optim=optim)
-    pqn = PQN(cfg, tasks, np.array([0, 0, 1, 1]), seed=0)
+    pqn = assemble.agent(cfg, tasks, np.array([0, 0, 1, 1]), seed=0)
     rng = np.random.default_rng(0)
     shape = (8, 4)
     terminated = rng.random(shape) < 0.2
@@ -249,7 +251,8 @@ def record(cfg: CollectConfig, behaviour: PQNConfig, folder: Path, kind: type[PQ
     """As `collect`, but hands back the agent that learnt."""
     fleet = make_fleet(cfg.tasks, cfg.slots, cfg.protocol, stack=behaviour.stack)
     stage = Stage(fleet, tapes(cfg, fleet, folder, None), steps=cfg.steps, seed=cfg.seed)
-    pqn = kind(behaviour, fleet.tasks, fleet.task_index, seed=cfg.seed)
+    net = assemble.agent(behaviour, fleet.tasks, fleet.task_index, seed=cfg.seed).net
+    pqn = kind(behaviour, net, fleet.task_index, seed=cfg.seed)
     recording = Recording(stage, pqn, folder / "recording")
     recording.begin()
     recording.run(Stop())
