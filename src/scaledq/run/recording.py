@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, runtime_checkable
 from typing import Protocol as Interface
 
 import numpy as np
@@ -28,6 +28,7 @@ from scaledq.run.stage import Stage
 METRICS, CHECKPOINTS = "metrics.jsonl", "checkpoints"
 
 
+@runtime_checkable
 class Agent(Interface):
     """Whoever plays on a stage and learns from it."""
 
