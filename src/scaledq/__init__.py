@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from scaledq.data.store import open_store
-    from scaledq.run.folder import load_policy
+    from scaledq.run.policies import load_policy
     from scaledq.run.train import train
 
 __all__ = ["load_policy", "open_store", "train"]
 
 _PLACES = {
     "open_store": "scaledq.data.store",
-    "load_policy": "scaledq.run.folder",
+    "load_policy": "scaledq.run.policies",
     "train": "scaledq.run.train",
 }
 

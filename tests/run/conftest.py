@@ -49,6 +49,11 @@ def store(tmp_path: Path) -> Path:
 @pytest.fixture
 def small_run(store: Path) -> RunConfig:
     """A run of 30 steps on that store: less than a second."""
+    return small_config(store, steps=30)
+
+
+def small_config(store: Path, *, steps: int) -> RunConfig:
+    """A tiny run on both tasks of such a store."""
     return RunConfig(
         tasks=("left", "right"),
         stores=(str(store),),
@@ -57,7 +62,7 @@ def small_run(store: Path) -> RunConfig:
         optim=OptimConfig(target_every=7),
         transitions=Transitions(stack=2),
         batch_size=16,
-        steps=30,
+        steps=steps,
         log_every=5,
         checkpoint_every=10,
     )

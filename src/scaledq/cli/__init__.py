@@ -11,11 +11,22 @@ import tyro
 
 from scaledq.cli.data import Collect, ExportMinari, Ingest, Inspect
 from scaledq.cli.play import Evaluate, Report, Watch
+from scaledq.cli.serve import Export, Serve
 from scaledq.cli.train import Quickstart, Train
 from scaledq.core.errors import ScaledQError
 
 Verb = Annotated[
-    Quickstart | Collect | Ingest | ExportMinari | Inspect | Train | Evaluate | Report | Watch,
+    Quickstart
+    | Collect
+    | Ingest
+    | ExportMinari
+    | Inspect
+    | Train
+    | Evaluate
+    | Report
+    | Watch
+    | Export
+    | Serve,
     tyro.conf.OmitSubcommandPrefixes,
 ]
 
@@ -36,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _run(args: list[str]) -> None:
     verb, rest = tyro.cli(Verb, args=args, return_unknown_args=True, prog="scaledq")
-    if isinstance(verb, Train | Collect | Ingest):
+    if isinstance(verb, Train | Collect | Ingest | Serve):
         verb(tuple(rest))
         return
     if rest:

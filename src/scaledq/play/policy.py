@@ -52,6 +52,7 @@ class NetPolicy:
       tasks: the name under which each of the network's heads is played.
       selection: `greedy` takes the highest preference (the first of equal ones), `sampled` draws
         from the softmax of preferences.
+      frame: a task whose frames are every task's; observations of other ones are then refused.
     """
 
     def __init__(
@@ -63,9 +64,10 @@ class NetPolicy:
         stack: int = 4,
         device: torch.device | str = "cpu",
         selection: Selection = "greedy",
+        frame: Task | None = None,
     ):
         self.net, self.preferences, self.tasks = net, preferences, tuple(tasks)
-        self.stack, self.device = stack, device
+        self.stack, self.device, self.frame = stack, device, frame
         self.selection: Selection = selection
 
     @torch.inference_mode()
@@ -92,10 +94,21 @@ class NetPolicy:
         if task is None and len(self.tasks) != 1:
             raise TaskError(f"say which task: {', '.join(self.tasks)}")
         head = 0 if task is None else index(self, task)
-        if obs.ndim < 3 or obs.shape[1] != self.stack:
-            raise TaskError(f"need observations [R {self.stack} *frame], got {list(obs.shape)}")
+        self._check(obs)
         uniform = (rng or np.random.default_rng()).random(len(obs))
         return self.act(obs, np.full(len(obs), head), uniform)
+
+    def _check(self, obs: Obs) -> None:
+        if self.frame is None:
+            if obs.ndim < 3 or obs.shape[1] != self.stack:
+                raise TaskError(f"need observations [R {self.stack} *frame], got {list(obs.shape)}")
+            return
+        shape, dtype = (self.stack, *self.frame.frame_shape), self.frame.frame_dtype
+        if obs.shape[1:] != shape or obs.dtype != dtype:
+            raise TaskError(
+                f"need observations of {dtype} [R {' '.join(map(str, shape))}], got {obs.dtype} "
+                f"{list(obs.shape)}"
+            )
 
 
 def index(policy: Policy, task: str) -> int:

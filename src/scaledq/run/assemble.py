@@ -96,8 +96,15 @@ def agent(cfg: PQNConfig, tasks: tuple[Task, ...], task_index: np.ndarray, *, se
     return PQN(cfg, net.to(device()), task_index, seed=seed)
 
 
-def policy(cfg: RunConfig, net: Network, *, selection: Selection, device: str) -> NetPolicy:
-    """The run's network as a policy over its tasks."""
+def policy(
+    cfg: RunConfig,
+    net: Network,
+    *,
+    selection: Selection,
+    device: str,
+    frame: Task | None = None,
+) -> NetPolicy:
+    """The run's network as a policy over its tasks, whose frames are all like that task's."""
     return NetPolicy(
         net,
         cfg.objective.preferences,
@@ -105,6 +112,7 @@ def policy(cfg: RunConfig, net: Network, *, selection: Selection, device: str) -
         stack=cfg.transitions.stack,
         device=device,
         selection=selection,
+        frame=frame,
     )
 
 

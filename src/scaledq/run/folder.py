@@ -73,7 +73,9 @@ class Run:
     def policy(self, *, selection: Selection = "greedy") -> NetPolicy:
         """What the run learnt: the best action, or one drawn from the softmax of preferences."""
         net, device = self.network, assemble.device()
-        return assemble.policy(self.config, net, selection=selection, device=device)
+        return assemble.policy(
+            self.config, net, selection=selection, device=device, frame=self.tasks[0]
+        )
 
 
 def open_run(path: Path | str) -> Run:
@@ -97,19 +99,6 @@ def open_run(path: Path | str) -> Run:
         tasks=tuple(from_json(Task, task) for task in tasks),
         facts=content,
     )
-
-
-def load_policy(path: Path | str) -> NetPolicy:
-    """The policy of a run: `policy(obs, task=name)` answers actions [B] for obs [B S *frame].
-
-    Args:
-      path: the run's folder, or its weights.safetensors.
-
-    Raises:
-      RunError: as open_run and Run.network.
-    """
-    place = Path(path)
-    return open_run(place.parent if place.name == WEIGHTS else place).policy()
 
 
 def write_run(run: Run) -> None:
