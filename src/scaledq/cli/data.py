@@ -136,6 +136,8 @@ class Inspect:
     """A store's folder or URL, or a run's folder."""
     verify: bool = False
     """Read every chunk of a store and name the damaged ones."""
+    html: Path | None = None
+    """Write a page about a store to this file: frames, returns over time, what was done."""
 
     def __call__(self) -> None:
         if (Path(self.path) / "run.json").exists():
@@ -147,11 +149,21 @@ class Inspect:
         from scaledq.data.store import open_store
 
         store = open_store(self.path)
-        Console().print(render(summary(store)))
+        found = summary(store)
+        Console().print(render(found))
+        if self.html:
+            from scaledq.run.store_page import store_page
+
+            print(store_page(store, found, self.html))
         if self.verify:
             _verify(store)
 
     def _run(self) -> None:
+        if self.verify or self.html:
+            raise ConfigError(
+                f"{self.path} is a run; --verify and --html are for stores, and a page about runs "
+                "comes from `scaledq report`"
+            )
         from scaledq.core.config import to_json
         from scaledq.run.folder import open_run
 

@@ -15,6 +15,8 @@ from scaledq.data.rows import CLOSING
 from scaledq.data.store import ARRAYS, Log, Store
 
 TENTHS = 10
+POINTS = 400
+"""Episodes of a task whose returns are told one by one, at most."""
 REWARDS = ("below -1", "-1 to 0", "0", "0 to 1", "above 1")
 """Classes of raw rewards: what clipping would do to them."""
 BARS = " ▁▂▃▄▅▆▇█"
@@ -111,6 +113,9 @@ class Summary:
     return_best: float | None
     return_tenths: tuple[float | None, ...]
     """Mean return of the episodes that ended in each tenth of a log's rows; None without any."""
+    return_points: tuple[tuple[float, float], ...]
+    """Where in its log an episode ended, from 0 to 1, and its raw return: of some of them, evenly
+    spaced."""
     rewards: dict[str, int]
     """Transitions by class of raw reward."""
     actions: tuple[int, ...]
@@ -139,15 +144,19 @@ def _summary(task: str, logs: Sequence[Log]) -> Summary:
     best = [c.return_best for c in counts if c.return_best is not None]
     rewards, actions = np.zeros(len(REWARDS), int), np.zeros(logs[0].task.actions, int)
     sums, ends = np.zeros(TENTHS), np.zeros(TENTHS, int)
+    points: list[tuple[float, float]] = []
     for log in logs:
         chosen = log.read("action")
         acted = chosen != CLOSING
         reward = log.read("reward")
         actions += np.bincount(chosen[acted], minlength=len(actions))
         rewards += np.bincount(_reward_class(reward[acted]), minlength=len(REWARDS))
-        tenth, returns = _returns_by_tenth(log, reward)
+        rows, returns = _episodes(log, reward)
+        tenth = rows * TENTHS // len(log)
         sums += np.bincount(tenth, weights=returns, minlength=TENTHS)
         ends += np.bincount(tenth, minlength=TENTHS)
+        some = slice(None, None, max(1, -(-len(rows) * len(logs) // POINTS)))
+        points += zip((rows[some] / len(log)).tolist(), returns[some].tolist(), strict=True)
     sizes = [_bytes(log) for log in logs]
     rows = sum(c.rows for c in counts)
     return Summary(
@@ -162,6 +171,7 @@ def _summary(task: str, logs: Sequence[Log]) -> Summary:
         return_mean=sum(c.return_sum for c in counts) / episodes if episodes else None,
         return_best=max(best, default=None),
         return_tenths=tuple(float(s / n) if n else None for s, n in zip(sums, ends, strict=True)),
+        return_points=tuple(points),
         rewards=dict(zip(REWARDS, rewards.tolist(), strict=True)),
         actions=tuple(actions.tolist()),
         bytes_a_frame=None if None in sizes else sum(s or 0 for s in sizes) / rows,
@@ -173,11 +183,10 @@ def _reward_class(reward: np.ndarray) -> np.ndarray:
     return 2 + np.sign(reward).astype(int) * (1 + (np.abs(reward) > 1))
 
 
-def _returns_by_tenth(log: Log, reward: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The tenth of the log in which each episode ended, and its raw return."""
+def _episodes(log: Log, reward: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The row in which each episode ended, and its raw return."""
     ends = np.flatnonzero(log.read("terminated") | log.read("truncated"))
-    returns = np.diff(np.cumsum(reward, dtype=np.float64)[ends], prepend=0.0)
-    return ends * TENTHS // len(log), returns
+    return ends, np.diff(np.cumsum(reward, dtype=np.float64)[ends], prepend=0.0)
 
 
 def _protocol(log: Log) -> str:

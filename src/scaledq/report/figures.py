@@ -207,6 +207,42 @@ def learning_curves(
     return figure
 
 
+@rc_context(RC)
+def returns_over_time(
+    points: Sequence[tuple[float, float]], parts: Sequence[float | None]
+) -> Figure:
+    """Episodes as dots: where in its log each ended, from 0 to 1, and its return.
+
+    Args:
+      parts: the mean return in each of the equal parts of a log, drawn as steps; None leaves a gap.
+    """
+    figure, axes = _figure(3.2, 2.3)
+    where, returns = np.array(points, dtype=np.float64).T
+    axes.plot(100 * where, returns, "o", color=COLOURS[0], alpha=0.4, markersize=2.4, mew=0)
+    means = np.array([np.nan if part is None else part for part in parts])
+    axes.stairs(means, np.linspace(0, 100, len(means) + 1), baseline=None, color=COLOURS[1], lw=1.7)
+    axes.set(xlim=(-1, 101), xlabel="% of the log", ylabel="return")
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_formatter(FuncFormatter(_short))
+    return figure
+
+
+@rc_context(RC)
+def shares(counts: Mapping[str, int], *, x: str) -> Figure:
+    """A bar for each label: its part of all counts in %, as a number too where there is room."""
+    figure, axes = _figure(3.2, 2.3)
+    parts = 100 * np.array(list(counts.values())) / max(sum(counts.values()), 1)
+    axes.bar(range(len(parts)), parts, width=0.78, color=COLOURS[0])
+    if len(parts) <= 6:
+        for place, part in enumerate(parts):
+            axes.text(place, part, f"{part:.3g}", ha="center", va="bottom", fontsize=8)
+    step = -(-len(parts) // 18)
+    axes.set_xticks(range(0, len(parts), step), list(counts)[::step])
+    axes.grid(visible=False, axis="x")
+    axes.set(xlabel=x, ylabel="% of transitions", ylim=(0, 1.12 * max(parts.max(initial=0), 1e-3)))
+    return figure
+
+
 def svg(figure: Figure, *, name: str, about: str) -> str:
     """An `<svg>` element to stand inside a page, in the page's own font and colours.
 

@@ -1,20 +1,17 @@
 """The report: one HTML page that opens from disk, needs no network, and says how sure it is.
 
 `page(ReportData)` is a pure function. The frame, with its style and its few lines of script, is
-page.html; figures are inline SVG, videos and table files are embedded.
+page.html (see `markup`); figures are inline SVG, videos and table files are embedded.
 """
 
-import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
-from importlib.resources import files
-from string import Template
 
 import numpy as np
 
 from scaledq.core.protocol import SCALED_QL
-from scaledq.report import figures, scores, stats, tables, words
+from scaledq.report import figures, markup, scores, stats, tables, words
 from scaledq.report.content import Health, ReportData, Section, Video
 from scaledq.report.scores import Normal
 from scaledq.report.stats import Estimate
@@ -43,7 +40,7 @@ def page(data: ReportData) -> str:
     found = _compute(data)
     parts = {
         "Result": _result(data, found),
-        "What ran": _facts(data),
+        "What ran": markup.facts(data.facts),
         "Over all tasks": _overall(data, found),
         "Task by task": _by_task(data, found),
         "Videos": _videos(data),
@@ -53,14 +50,8 @@ def page(data: ReportData) -> str:
         "Protocol": _protocol(data),
         "How to reproduce": _commands(data),
     }
-    parts = {title: body for title, body in parts.items() if body}
-    links = (f'<a href="#{_anchor(title)}">{escape(title)}</a>' for title in list(parts)[1:])
-    frame = files("scaledq.report").joinpath("page.html").read_text(encoding="utf-8")
-    return Template(frame).substitute(
-        title=escape(data.title),
-        head=f"<nav>{''.join(links)}</nav>",
-        body="\n".join(_framed(title, body) for title, body in parts.items()),
-        foot="Made by scaledq. Click a column's heading to sort by it.",
+    return markup.document(
+        data.title, parts, foot="Made by scaledq. Click a column's heading to sort by it."
     )
 
 
@@ -117,17 +108,21 @@ def _result(data: ReportData, found: Computed) -> str:
     subject, parts = data.label(data.subject), []
     iqms = {label: estimates["IQM"] for label, estimates in found.aggregates.items()}
     if found.normal is None:
-        parts.append(_p(words.without_normal()))
+        parts.append(markup.paragraph(words.without_normal()))
     elif subject not in iqms:
         gaps = words.listed(data.scores.lacking(data.subject))
-        parts.append(_p(f"{subject} was not scored on {gaps}, so nothing is said over all tasks."))
+        parts.append(
+            markup.paragraph(
+                f"{subject} was not scored on {gaps}, so nothing is said over all tasks."
+            )
+        )
     else:
         count, score = len(data.scores.tasks), f"{found.normal}-normalised"
-        parts.append(_p(words.headline(subject, iqms, score=score, tasks=count)))
+        parts.append(markup.paragraph(words.headline(subject, iqms, score=score, tasks=count)))
         parts.append(_tiles(iqms, found, count))
-        parts.append(_p(words.meaning(data, found.normal), "note"))
-    parts += [_p(remark, "note") for remark in data.remarks]
-    parts += [_p(line, "warning") for line in [words.warning(data)] if line]
+        parts.append(markup.paragraph(words.meaning(data, found.normal), "note"))
+    parts += [markup.paragraph(remark, "note") for remark in data.remarks]
+    parts += [markup.paragraph(line, "warning") for line in [words.warning(data)] if line]
     return "\n".join(parts)
 
 
@@ -143,11 +138,6 @@ def _tiles(iqms: Mapping[str, Estimate], found: Computed, count: int) -> str:
     return f'<div class="tiles">{"".join(tiles)}</div>'
 
 
-def _facts(data: ReportData) -> str:
-    pairs = (f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in data.facts.items())
-    return f'<dl class="facts">{"".join(pairs)}</dl>' if data.facts else ""
-
-
 def _overall(data: ReportData, found: Computed) -> str:
     if not found.normal or not found.aggregates:
         return ""
@@ -160,8 +150,8 @@ def _overall(data: ReportData, found: Computed) -> str:
     missing = [label for label, method in labels.items() if label not in found.aggregates]
     note = f"Not scored on every task, so not here: {words.listed(missing)}." if missing else ""
     return (
-        f'<div class="pair">{_panels(found)}{_profile(data, found)}</div>{_table(table)}'
-        f"{_p(note, 'note') if note else ''}"
+        f'<div class="pair">{_panels(found)}{_profile(data, found)}</div>{markup.table(table)}'
+        f"{markup.paragraph(note, 'note') if note else ''}"
     )
 
 
@@ -170,7 +160,7 @@ def _panels(found: Computed) -> str:
     for name in scores.STATISTICS:
         bars = {label: estimates[name] for label, estimates in found.aggregates.items()}
         figure = figures.interval_bars({name: bars}, colours=found.colours)
-        drawn.append(f"<div>{figures.svg(figure, name=_anchor(name), about=name)}</div>")
+        drawn.append(f"<div>{figures.svg(figure, name=markup.anchor(name), about=name)}</div>")
     caption = f"The {found.score}; of the optimality gap, less is better."
     return (
         f'<figure><div class="panels">{"".join(drawn)}</div>'
@@ -204,11 +194,11 @@ def _profile(data: ReportData, found: Computed) -> str:
     caption = (
         "Performance profile: higher is better everywhere; bands are pointwise 95 % intervals."
     )
-    return _figure(drawn, "profile", caption)
+    return markup.figure(drawn, "profile", caption)
 
 
 def _by_task(data: ReportData, found: Computed) -> str:
-    raw = _table(tables.score_table(found.raw))
+    raw = markup.table(tables.score_table(found.raw))
     if not found.normal:
         return raw
     spans = {t: scores.reference(t, found.normal, data.scores) for t in data.scores.tasks}
@@ -219,14 +209,14 @@ def _by_task(data: ReportData, found: Computed) -> str:
     bars = figures.task_bars(values, colours=found.colours, score=found.score)
     caption = f"{found.score.capitalize()}; intervals are in the figure and in the files below"
     table = tables.normalised_table(values, caption=caption)
-    drawn = _figure(bars, "tasks", f"{found.score.capitalize()} of each task.")
-    return f'{raw}<div class="pair">{drawn}<div>{_table(table)}</div></div>'
+    drawn = markup.figure(bars, "tasks", f"{found.score.capitalize()} of each task.")
+    return f'{raw}<div class="pair">{drawn}<div>{markup.table(table)}</div></div>'
 
 
 def _videos(data: ReportData) -> str:
     out = []
     for video in data.videos:
-        source = f"data:video/mp4;base64,{base64.b64encode(video.mp4).decode()}"
+        source = markup.data_uri(video.mp4, "video/mp4")
         out.append(
             f'<figure><video controls muted loop playsinline preload="metadata" src="{source}">'
             f"</video><figcaption><b>{escape(video.task)}</b>. {escape(video.caption)}"
@@ -250,7 +240,9 @@ def _curves(data: ReportData, found: Computed) -> str:
     for name in [name for name in data.quantities if name in logged]:
         figure = figures.learning_curves(data.curves, [name], colours=colours, legend=False)
         drawn.append(f"<figure>{figures.svg(figure, name=name, about=name)}</figure>")
-    note = _p("Thin: as logged. Thick: running mean over a twentieth of the curve.", "note")
+    note = markup.paragraph(
+        "Thin: as logged. Thick: running mean over a twentieth of the curve.", "note"
+    )
     return (
         f'<div class="legend">{"".join(keys)}</div><div class="curves">{"".join(drawn)}</div>{note}'
     )
@@ -270,13 +262,13 @@ def _health(data: ReportData) -> str:
         columns=tuple(Column(name, digits=3) for name in columns),
         rows=tuple(rows),
     )
-    return _table(table)
+    return markup.table(table)
 
 
 def _section(section: Section) -> str:
     drawn = "".join(f"<figure>{svg}</figure>" for svg in section.svgs)
-    shown = "".join(_table(table) for table in section.tables)
-    return f'{_p(section.text)}<div class="pair">{drawn}</div>{shown}'
+    shown = "".join(markup.table(table) for table in section.tables)
+    return f'{markup.paragraph(section.text)}<div class="pair">{drawn}</div>{shown}'
 
 
 def _protocol(data: ReportData) -> str:
@@ -291,41 +283,9 @@ def _protocol(data: ReportData) -> str:
         columns=tuple(Column(name) for name in names),
         rows=tuple(rows),
     )
-    notes = [_p(line, "note") for line in words.recordings(data)]
-    return "".join([_table(table), *notes])
+    notes = [markup.paragraph(line, "note") for line in words.recordings(data)]
+    return "".join([markup.table(table), *notes])
 
 
 def _commands(data: ReportData) -> str:
     return f"<pre>{escape(chr(10).join(data.commands))}</pre>" if data.commands else ""
-
-
-def _framed(title: str, body: str) -> str:
-    kind = ' class="headline"' if title == "Result" else ""
-    heading = "" if title == "Result" else f"<h2>{escape(title)}</h2>\n"
-    return f'<section{kind} id="{_anchor(title)}">\n{heading}{body}\n</section>'
-
-
-def _figure(figure: figures.Figure, name: str, caption: str) -> str:
-    svg = figures.svg(figure, name=name, about=caption)
-    return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
-
-
-def _table(table: Table) -> str:
-    """The table, and itself as files."""
-    kinds = {"CSV": ("csv", tables.csv), "Markdown": ("md", tables.markdown)}
-    kinds |= {"LaTeX": ("tex", tables.latex)}
-    links = []
-    for name, (suffix, write) in kinds.items():
-        content = base64.b64encode(write(table).encode()).decode()
-        href = f"data:text/plain;charset=utf-8;base64,{content}"
-        links.append(f'<a download="{table.name}.{suffix}" href="{href}">{name}</a>')
-    return f'<div class="scroll">{tables.html(table)}</div><p class="files">{"".join(links)}</p>'
-
-
-def _p(content: str, kind: str = "") -> str:
-    inner = escape(content).replace(" %", "&nbsp;%")
-    return f'<p class="{kind}">{inner}</p>' if kind else f"<p>{inner}</p>"
-
-
-def _anchor(title: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in title.lower())
