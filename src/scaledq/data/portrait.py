@@ -21,7 +21,7 @@ class Shot:
 
 
 def shots(logs: Sequence[Log], count: int, *, length: int = 1) -> tuple[Shot, ...]:
-    """`count` stretches of up to `length` rows each, evenly spaced over the logs end to end.
+    """`count` stretches of up to `length` rows each, evenly spaced over the logs and their time.
 
     All reads are issued before the first is waited for. Stretches that would be the same one (a log
     has fewer rows) come once.
@@ -29,13 +29,12 @@ def shots(logs: Sequence[Log], count: int, *, length: int = 1) -> tuple[Shot, ..
     Raises:
       DataError: a damaged frame, naming the log.
     """
-    edges = np.cumsum([0, *map(len, logs)])
     places = {}
     for number in range(count):
-        row = int((2 * number + 1) * edges[-1] // (2 * count))
-        which = int(np.searchsorted(edges, row, side="right")) - 1
+        which = number * len(logs) // count
         log = logs[which]
-        start = min(row - int(edges[which]), max(0, len(log) - length))
+        row = (2 * number + 1) * len(log) // (2 * count)
+        start = min(row, max(0, len(log) - length))
         places[which, start] = log.frames[start : min(start + length, len(log))].read()
     found = []
     for (which, start), reading in places.items():

@@ -236,7 +236,7 @@ def shares(counts: Mapping[str, int], *, x: str) -> Figure:
     if len(parts) <= 6:
         for place, part in enumerate(parts):
             axes.text(place, part, f"{part:.3g}", ha="center", va="bottom", fontsize=8)
-    step = -(-len(parts) // 18)
+    step = -(-len(parts) // 10)
     axes.set_xticks(range(0, len(parts), step), list(counts)[::step])
     axes.grid(visible=False, axis="x")
     axes.set(xlabel=x, ylabel="% of transitions", ylim=(0, 1.12 * max(parts.max(initial=0), 1e-3)))

@@ -59,12 +59,13 @@ def _task(summary: Summary, logs: tuple[Log, ...]) -> TaskData:
 def _facts(summary: Summary, logs: tuple[Log, ...]) -> dict[str, str]:
     task = logs[0].task
     shape = " x ".join(map(str, task.frame_shape))
+    names = [log.name for log in logs]
     facts = {
         "Frame": f"{shape} {task.frame_dtype}",
         "Actions": f"{task.actions}",
         "Behaviour": ", ".join(summary.behaviours),
         "Protocol": ", ".join(summary.protocols),
-        "Logs": ", ".join(log.name for log in logs[:8]) + (" ..." if len(logs) > 8 else ""),
+        "Logs": f"{names[0]} to {names[-1]}" if names[1:] else names[0],
     }
     if summary.bytes_a_frame:
         size = prod(task.frame_shape) * logs[0].frames.dtype.numpy_dtype.itemsize
