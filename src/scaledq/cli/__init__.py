@@ -34,7 +34,7 @@ Verb = Annotated[
 def main(argv: list[str] | None = None) -> None:
     """Runs a verb. Exits with 0, 1 for our own error, 2 for wrong usage, 130 after Ctrl-C."""
     try:
-        _run(sys.argv[1:] if argv is None else argv)
+        _run(_plain(sys.argv[1:] if argv is None else argv))
     except ScaledQError as error:
         print(f"scaledq: error: {error}", file=sys.stderr)
         sys.exit(getattr(error, "code", 1))
@@ -43,6 +43,12 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
         sys.exit(128 + signal.SIGPIPE)
+
+
+def _plain(args: list[str]) -> list[str]:
+    """`--resume auto`, as schedulers' scripts have it, is `--resume`: it goes on where it can."""
+    pairs = zip([*args[:1], *args], args, strict=False)
+    return [word for before, word in pairs if (before, word) != ("--resume", "auto")]
 
 
 def _run(args: list[str]) -> None:

@@ -33,7 +33,9 @@ class Train:
     """Instead of the scale's own."""
     out: Path = Path("runs")
     resume: bool = False
-    """Go on from the newest checkpoint."""
+    """Go on from the newest checkpoint, if there is one; `--resume auto` says the same."""
+    timeout: float = 600.0
+    """Of several processes: seconds after which one that makes no progress ends the run."""
     dry_run: bool = False
     """Print the config and where it would go, then stop."""
     list: bool = False
@@ -65,4 +67,4 @@ class Train:
             return
         if not cfg.stores:
             raise ConfigError("train needs data: give --store DIR (see `scaledq collect --help`)")
-        print(train(cfg, self.out, resume=self.resume).folder)
+        print(train(cfg, self.out, resume=self.resume, timeout=self.timeout).folder)

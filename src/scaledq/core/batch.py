@@ -49,6 +49,12 @@ class Batch:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
         """The same batch on another device."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "stack"}
-        moved = {k: v.to(device, non_blocking=non_blocking) for k, v in tensors.items()}
+        moved = {k: v.to(device, non_blocking=non_blocking) for k, v in self._tensors().items()}
         return replace(self, **moved)
+
+    def pinned(self) -> "Batch":
+        """The same batch in page-locked memory, from which a GPU copies while the host goes on."""
+        return replace(self, **{k: v.pin_memory() for k, v in self._tensors().items()})
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "stack"}

@@ -64,6 +64,7 @@ class Loader:
       tasks: names; their order is the meaning of `Batch.task`.
       batch_size: of the global batch; rank r of `world` gets its rows r::world.
       prefetch: batches that `stream` keeps ready.
+      pinned: `stream` leaves them in page-locked memory, for copies to a GPU.
 
     Raises:
       DataError: a task that no store has, a damaged log, or a view that leaves a task empty.
@@ -82,6 +83,7 @@ class Loader:
         rank: int = 0,
         world: int = 1,
         prefetch: int = 2,
+        pinned: bool = False,
     ):
         if not 0 <= rank < world <= batch_size or prefetch < 1:
             raise ConfigError(
@@ -109,7 +111,7 @@ class Loader:
         self._shares = view.shares([task.name for task in self.tasks], self.sizes)
         self._transitions, self._batch_size, self._seed = transitions, batch_size, seed
         self._part = slice(rank, None, world)
-        self._prefetch = prefetch
+        self._prefetch, self._pinned = prefetch, pinned
 
     def batch(self, step: int) -> Batch:
         """This rank's part of the global batch of optimiser step `step`."""
@@ -213,7 +215,8 @@ class Loader:
                 if closed.is_set():
                     return
                 ahead += [self._issue(following) for following in range(step + 1, steps.stop)[:1]]
-                ready.put(self._complete(ahead.pop(0)))
+                batch = self._complete(ahead.pop(0))
+                ready.put(batch.pinned() if self._pinned else batch)
         except Exception as error:
             ready.put(error)
 

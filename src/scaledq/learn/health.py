@@ -251,7 +251,8 @@ def conflict(learner: Learner, batch: Batch, *, layer: str, tasks: int = 4) -> d
     chosen = [t for t in counts.argsort(descending=True).tolist() if counts[t]][:tasks]
     if len(chosen) < 2:
         return {}
-    loss, _ = learner.losses(learner.scaled(batch))
+    nets = (learner.net, learner.target_net or learner.net)  # no other rank takes part in this
+    loss, _ = learner.objective(*nets, learner.scaled(batch))
     gradients = []
     for task in chosen:
         mean = loss[batch.task == task].mean()

@@ -4,13 +4,14 @@ Shapes: B batch, N tasks.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from scaledq.core.batch import Batch
@@ -27,10 +28,16 @@ class Learner:
     """Owns what a step changes, and only that: weights, target weights, optimiser, step.
 
     `net` owns the weights; `forward` is the same network as it is to be called in training
-    (wrapped for several GPUs, compiled), `net` itself by default.
+    (wrapped for several GPUs), `net` itself by default.
+
+    Args:
+      target: the copy that becomes the target network, where `net` cannot be copied any more.
+      share: this process's rows over the mean of all processes', so that the mean over ranks is
+        the mean over the global batch where it does not split evenly.
+      compiled: lets torch.compile fuse all forward passes and the loss.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (what learns, and how this process computes its part of it)
         self,
         net: nn.Module,
         objective: Objective,
@@ -38,11 +45,17 @@ class Learner:
         *,
         tasks: int,
         forward: Network | None = None,
+        target: nn.Module | None = None,
+        share: float = 1.0,
+        compiled: bool = False,
     ):
         self.net, self.objective, self.optim, self.tasks = net, objective, optim, tasks
         self.forward: Network = forward or net
-        held = objective.bootstraps
-        self.target_net = copy.deepcopy(net).requires_grad_(False) if held else None
+        self.target_net: nn.Module | None = None
+        if objective.bootstraps:
+            held = copy.deepcopy(net) if target is None else target
+            self.target_net = held.requires_grad_(False)
+        self._losses = torch.compile(objective.__call__) if compiled else objective
         self.optimizer = optim.build(net.parameters())
         self.step = 0
         device = next(net.parameters()).device
@@ -50,6 +63,7 @@ class Learner:
         self.reward_moments = torch.zeros(3, tasks, dtype=torch.float64, device=device)
         self.diverged = torch.tensor([-1, 0], device=device)
         """The first step that was not finite, or -1; and whether its loss was to blame."""
+        self.share = share
         self.task_loss = torch.full((tasks,), torch.nan, device=device)
         """Mean loss of each task in the last batch [N]; NaN where the batch had none of it."""
 
@@ -62,21 +76,22 @@ class Learner:
         moments = self._moments(batch)
         loss, terms = self.losses(self.scaled(batch, moments))
         self.optimizer.zero_grad(set_to_none=True)
-        (loss.mean() * (self.tasks if self.unitary else 1)).backward()
-        gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
-        grad_norm = get_total_norm(gradients)
+        mean_loss = self._mean(loss)
+        (mean_loss * (self.tasks if self.unitary else 1)).backward()
+        trained = [p for p in self.net.parameters() if p.grad is not None]
+        grad_norm = get_total_norm([p.grad for p in trained if p.grad is not None])
         if self.optim.clip is not None:
-            trained = [p for p in self.net.parameters() if p.grad is not None]
             clip_grads_with_norm_(trained, self.optim.clip, grad_norm)
-        mean_loss = across_ranks(loss.detach().mean())
-        self._move(mean_loss, grad_norm, moments)
+        grad_norm = _whole(grad_norm)
+        means = {"loss": mean_loss.detach()} | {k: self._mean(v) for k, v in terms.items()}
+        scalars = dict(zip(means, means_across_ranks(means.values()), strict=True))
+        self._move(scalars["loss"], grad_norm, moments)
         self.task_loss = by_task(loss.detach(), batch.task, tasks=self.tasks)
-        scalars = {name: across_ranks(term.mean()) for name, term in terms.items()}
-        return {"loss": mean_loss, "grad_norm": grad_norm, **scalars}
+        return {"loss": scalars.pop("loss"), "grad_norm": grad_norm, **scalars}
 
     def losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Per-sample loss and its terms: all forward passes of a step, and nothing else."""
-        return self.objective(self.forward, self.target_net or self.forward, batch)
+        return self._losses(self.forward, self.target_net or self.forward, batch)
 
     def check(self) -> None:
         """Waits for the device; for logging steps, and before a checkpoint is written.
@@ -122,6 +137,10 @@ class Learner:
             k: v.detach().contiguous() if isinstance(v, Tensor) else v for k, v in state.items()
         }
 
+    def weights(self) -> dict[str, Tensor]:
+        """The network's own weights by name, whole; asked of all ranks where they are spread."""
+        return {name: _whole(value) for name, value in self.net.state_dict().items()}
+
     def load_state_dict(self, state: Mapping[str, Tensor | int]) -> None:
         """Continues where `state_dict` was taken: bit for bit on the CPU.
 
@@ -130,18 +149,25 @@ class Learner:
         """
         self._check_names(state)
         tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)}
-        self.net.load_state_dict(_under("net.", tensors))
+        _load(self.net, _under("net.", tensors))
         if self.target_net is not None:
-            self.target_net.load_state_dict(_under("target.", tensors))
+            _load(self.target_net, _under("target.", tensors))
         if self.unitary:
             self.reward_moments = tensors["reward_scale.moments"].to(self.reward_moments).clone()
+        weights = [p for group in self.optimizer.param_groups for p in group["params"]]
         slots: dict[int, dict[str, Tensor]] = {}
         for name, value in _under("optimizer.", tensors).items():
             index, slot = name.split(".")
-            slots.setdefault(int(index), {})[slot] = value.clone()
+            same = value.shape == weights[int(index)].shape  # Adam's count of steps is one number
+            kept = _laid_out(value, weights[int(index)]) if same else value.clone()
+            slots.setdefault(int(index), {})[slot] = kept
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
         self.step = int(state["step"])
+
+    def _mean(self, values: Tensor) -> Tensor:
+        """This process's summand of the mean over all ranks."""
+        return values.mean() if self.share == 1 else values.mean() * self.share
 
     def _moments(self, batch: Batch) -> Tensor:
         if not self.unitary:
@@ -184,7 +210,8 @@ def follow(target: nn.Module, net: nn.Module, *, fraction: float) -> None:
 def by_task(values: Tensor, task: Tensor, *, tasks: int) -> Tensor:
     """Mean of `values` [B] over the rows of each task [N]; NaN for a task without a row."""
     rows = F.one_hot(task, tasks).to(values.dtype)
-    return (values @ rows) / rows.sum(0)
+    sums = across_ranks(torch.stack([values @ rows, rows.sum(0)]), mean=False)
+    return sums[0] / sums[1]
 
 
 def across_ranks(value: Tensor, *, mean: bool = True) -> Tensor:
@@ -194,6 +221,36 @@ def across_ranks(value: Tensor, *, mean: bool = True) -> Tensor:
     value = value.clone()
     dist.all_reduce(value)
     return value / dist.get_world_size() if mean else value
+
+
+def means_across_ranks(values: Iterable[Tensor]) -> Iterable[Tensor]:
+    """`across_ranks` of several scalars in one message."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return values
+    return across_ranks(torch.stack(list(values))).unbind()
+
+
+def _whole(value: Tensor) -> Tensor:
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def _laid_out(value: Tensor, like: Tensor) -> Tensor:
+    """A copy of the whole `value` with the strides, or the spread over ranks, that `like` has.
+
+    The fused Adam kernel walks weights and moments side by side in memory: unequal strides would
+    pair each weight with another one's moments.
+    """
+    if isinstance(like, DTensor):
+        whole = value.to(like.device, like.dtype)
+        return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
+    return torch.empty_like(like).copy_(value)
+
+
+def _load(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    mine = module.state_dict()
+    spread = {k: v for k, v in mine.items() if isinstance(v, DTensor) and k in tensors}
+    laid_out = {k: _laid_out(tensors[k], like) for k, like in spread.items()}
+    module.load_state_dict({**tensors, **laid_out})
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 neck: spatial embedding -> fully connected layers -> unit norm -> times the feature scale.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from math import prod
 from typing import Literal
 
@@ -88,7 +89,8 @@ class Trunk(nn.Module):
             size = cfg.width
 
     def forward(self, x: Float[Tensor, "B E"]) -> Float[Tensor, "B D"]:
-        features = self.layers(x)
+        # Under autocast the layers answer in 16 bits: norms and heads want what the weights have.
+        features = self.layers(x).to(next(self.layers.parameters()).dtype)
         return self.scale * F.normalize(features, dim=-1) if self.unit_norm else features
 
 
@@ -157,6 +159,8 @@ class Network(nn.Module):
         assert not all(spec.own_branch for spec in heads), "the shared trunk would learn nothing"
         actions = max(tasks)
         self.specs = heads
+        self.autocast: torch.dtype | None = None
+        """In which type convolutions and the neck's products are computed; None: as the weights."""
         self.encoder = encoder
         shape: tuple[int, ...] = encoder.out_shape  # pyright: ignore[reportAssignmentType]
         self.embedding = SpatialEmbedding(neck, shape)
@@ -175,14 +179,20 @@ class Network(nn.Module):
 
         Rows of slots that a task lacks hold numbers without meaning: mask with `available`.
         """
-        embedded = self.embedding(self.encoder(self._floats(obs)))
-        features = self.trunk(embedded)
+        with self._casting(obs.device):
+            embedded = self.embedding(self.encoder(self._floats(obs)))
+            features = self.trunk(embedded)
+            own = {name: branch(embedded) for name, branch in self.branches.items()}
         out = {"features": features, "available": self.available[task]}
         for spec in self.specs:
-            source = self.branches[spec.name](embedded) if spec.own_branch else features
-            answer = self.heads[spec.name](source, task)
+            answer = self.heads[spec.name](own.get(spec.name, features), task)
             out[spec.name] = answer.unflatten(-1, (-1, spec.size)) if spec.per_action else answer
         return out
+
+    def _casting(self, device: torch.device) -> AbstractContextManager[object]:
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(device.type, self.autocast)
 
     def _floats(self, obs: Shaped[Tensor, "B S *frame"]) -> Float[Tensor, "B S *frame"]:
         x = obs.to(next(self.trunk.parameters()).dtype)

@@ -1,5 +1,7 @@
 """From configs to objects: the only place where a config's class picks another class."""
 
+import copy
+
 import numpy as np
 import torch
 from torch import nn
@@ -16,7 +18,9 @@ from scaledq.nets.mlp import MLP, MLPConfig
 from scaledq.nets.nature import Nature, NatureConfig
 from scaledq.nets.resnet import ResNet, ResNetConfig
 from scaledq.play.policy import NetPolicy, Selection
+from scaledq.run.compute import prepared
 from scaledq.run.config import Encoder, RunConfig
+from scaledq.run.parallel import Ranks
 from scaledq.run.pqn import PQN, PQNConfig
 
 
@@ -66,15 +70,36 @@ def untrained(
 
 
 def learner(
-    cfg: RunConfig, tasks: tuple[Task, ...], *, device: str, net: nn.Module | None = None
+    cfg: RunConfig,
+    tasks: tuple[Task, ...],
+    *,
+    device: str,
+    net: nn.Module | None = None,
+    ranks: Ranks | None = None,
 ) -> Learner:
-    """The run's learner at step 0, of its own network or of one that was prepared for it."""
-    net = (net or network(cfg, tasks)).to(device)
-    return Learner(net, cfg.objective, cfg.optim, tasks=len(tasks))
+    """The run's learner at step 0, or one rank's part in it, of its own network or of one that was
+    prepared for it."""
+    ranks = ranks or Ranks(device)
+    net = prepared(net or network(cfg, tasks), cfg.compute, device=device)
+    target = copy.deepcopy(net)
+    if cfg.compute.shard:
+        ranks.spread(net)
+        ranks.spread(target)
+    return Learner(
+        net,
+        cfg.objective,
+        cfg.optim,
+        tasks=len(tasks),
+        forward=net if cfg.compute.shard else ranks.wrapped(net),
+        target=target,
+        share=ranks.share(cfg.batch_size),
+        compiled=cfg.compute.compile,
+    )
 
 
-def loader(cfg: RunConfig) -> Loader:
-    """The run's batches, from the stores that its config names."""
+def loader(cfg: RunConfig, ranks: Ranks | None = None) -> Loader:
+    """The run's batches, or one rank's part of them, from the stores that its config names."""
+    ranks = ranks or Ranks("cpu")
     return Loader(
         [open_store(path) for path in cfg.stores],
         cfg.tasks,
@@ -82,6 +107,9 @@ def loader(cfg: RunConfig) -> Loader:
         transitions=cfg.transitions,
         batch_size=cfg.batch_size,
         seed=cfg.seed,
+        rank=ranks.rank,
+        world=ranks.world,
+        pinned=ranks.device.startswith("cuda"),
     )
 
 

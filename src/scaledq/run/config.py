@@ -15,6 +15,7 @@ from scaledq.nets.impala import ImpalaConfig
 from scaledq.nets.mlp import MLPConfig
 from scaledq.nets.nature import NatureConfig
 from scaledq.nets.resnet import ResNetConfig
+from scaledq.run.compute import Compute
 
 Encoder = ResNetConfig | ImpalaConfig | NatureConfig | MLPConfig
 
@@ -68,6 +69,7 @@ class RunConfig:
     checkpoints: int = 2
     """How many of the newest are kept."""
     start: Start = Start()
+    compute: Compute = Compute()
 
     def __post_init__(self) -> None:
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):

@@ -19,12 +19,21 @@ LAYER = "trunk"
 
 
 class Meter:
-    """Counts between logging steps, and writes what it counted: metrics.jsonl and TensorBoard."""
+    """Counts between logging steps, and writes what it counted: metrics.jsonl and TensorBoard.
 
-    def __init__(self, run: Run, learner: Learner):
+    Of several ranks the first one writes: losses are the ranks' means, learning health is that of
+    its own rows.
+
+    Args:
+      writes: whether this is that rank; the others only take part in what all must compute.
+    """
+
+    def __init__(self, run: Run, learner: Learner, *, writes: bool = True):
         self.run, self.learner = run, learner
-        self.journal = Journal(run.folder / METRICS)
-        self.board = SummaryWriter(str(run.folder / "tensorboard"), purge_step=learner.step)
+        self.journal = Journal(run.folder / METRICS) if writes else None
+        self.board: SummaryWriter | None = None
+        if writes:
+            self.board = SummaryWriter(str(run.folder / "tensorboard"), purge_step=learner.step)
         self.told = False
         self._reset()
 
@@ -40,11 +49,16 @@ class Meter:
 
         `returns` [B] are the Monte-Carlo returns of the batch that `metrics` are of.
         """
+        if self.journal is None or self.board is None:
+            if self.run.config.compute.shard:
+                measure(self.learner, batch, returns=returns)
+            return ""
         taken = time.monotonic() - self.began
         row: dict[str, Any] = {"step": self.learner.step}
         row |= {name: float(value) for name, value in metrics.items()}
         row |= measure(self.learner, batch, returns=returns)
-        if _in_training(self.learner, LAYER):
+        # Sharded, its backward passes would need every rank's part.
+        if _in_training(self.learner, LAYER) and not self.run.config.compute.shard:
             row |= conflict(self.learner, batch, layer=LAYER)
         row["transitions_per_s"] = self.transitions / taken
         row["loader_wait"] = self.waited / taken
@@ -66,8 +80,9 @@ class Meter:
             print(f"{self.run.name}: {said[0]}", file=sys.stderr)
 
     def close(self) -> None:
-        self.journal.close()
-        self.board.close()
+        if self.journal is not None and self.board is not None:
+            self.journal.close()
+            self.board.close()
 
 
 def _in_training(learner: Learner, layer: str) -> bool:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from scaledq.core.errors import ScaledQError
 
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
 
 class Interrupted(ScaledQError):  # noqa: N818 (not a fault)
     """Work stopped by a signal after it had saved itself; `code` is the process's exit code."""
@@ -29,7 +31,10 @@ class Stop:
 
 @contextlib.contextmanager
 def listening(*numbers: int) -> Iterator[Stop]:
-    """Notes SIGINT and SIGTERM (or `numbers`) instead of dying of them; a second one kills."""
+    """Notes SIGINT, SIGTERM and SIGUSR1 (or `numbers`) instead of dying of them; a second kills.
+
+    SIGUSR1 is what Slurm is asked to send before a job's time is up.
+    """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -39,7 +44,7 @@ def listening(*numbers: int) -> Iterator[Stop]:
         stop.number = number
         signal.signal(number, before[number])
 
-    before = {n: signal.getsignal(n) for n in numbers or (signal.SIGINT, signal.SIGTERM)}
+    before = {n: signal.getsignal(n) for n in numbers or STOPPING}
     for number in before:
         signal.signal(number, note)
     try:

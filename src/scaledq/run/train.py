@@ -16,43 +16,76 @@ from scaledq.core.progress import Progress
 from scaledq.data.loader import Loader
 from scaledq.learn.learner import Learner
 from scaledq.run import assemble
-from scaledq.run.checkpoint import State, checkpoints, newest, save_checkpoint, save_weights
+from scaledq.run.checkpoint import (
+    State,
+    checkpoints,
+    discard_partial,
+    load_checkpoint,
+    newest,
+    place_of,
+    save_weights,
+)
+from scaledq.run.compute import feed
 from scaledq.run.config import RunConfig
 from scaledq.run.folder import METRICS, RUN, WEIGHTS, Run, open_run, surroundings, write_run
 from scaledq.run.meter import Meter
+from scaledq.run.parallel import TIMEOUT, Ranks, joined
+from scaledq.run.saver import Saver
 from scaledq.run.signals import Interrupted, Stop, listening
 from scaledq.run.start import identified, kept_tasks, take_over
+from scaledq.run.watch import COMPUTING, LOADING
 
 
-def train(cfg: RunConfig, out: Path | str = "runs", *, resume: bool = False) -> Run:
+def train(
+    cfg: RunConfig, out: Path | str = "runs", *, resume: bool = False, timeout: float = TIMEOUT
+) -> Run:
     """Trains the run that `cfg` describes in `out/<slug>-<fingerprint>`; a finished one is kept.
+
+    Under torchrun, all its processes train this one run; `out` lies where all of them see it.
+
+    Args:
+      timeout: seconds after which a process among several that makes no progress ends the run.
 
     Raises:
       RunError: the folder is in use, or holds another run or an unfinished one without `resume`;
-        or there is nothing to start from where `cfg.start` says.
+        or there is nothing to start from where `cfg.start` says; or another process of the run
+        died, hung or failed.
       DivergedError: a loss or gradient norm was not finite.
-      Interrupted: SIGINT or SIGTERM came; a checkpoint was written first.
+      Interrupted: SIGINT, SIGTERM or SIGUSR1 came; a checkpoint was written first.
     """
     cfg = identified(cfg)
     folder = Path(out) / cfg.folder
+    with joined(assemble.device(), timeout=timeout) as ranks, ExitStack() as held:
+        if ranks.lead(lambda: _finished(folder)):
+            return open_run(folder)
+        loader = assemble.loader(cfg, ranks)
+        tasks = (*loader.tasks, *kept_tasks(cfg))
+        net = assemble.network(cfg, tasks)
+        taken = take_over(net, cfg, tasks, data=loader.digest)
+        learner = assemble.learner(cfg, tasks, device=ranks.device, net=net, ranks=ranks)
+        start = Run(folder, cfg, tasks, {"start": taken} if taken else {})
+
+        def begin() -> str:
+            held.enter_context(locked(folder))
+            _begin(start, loader, learner, resume=resume)
+            return ""
+
+        ranks.lead(begin)
+        run = open_run(folder)
+        seconds = _restore(run, learner, ranks)
+        with listening() as stop:
+            seconds = _loop(run, loader, learner, stop, seconds=seconds, ranks=ranks)
+        return _finish(run, learner, seconds=seconds, ranks=ranks)
+
+
+def _finished(folder: Path) -> str:
     if (folder / RUN).exists() and open_run(folder).finished:
         print(f"already finished: {folder}", file=sys.stderr)
-        return open_run(folder)
-    loader = assemble.loader(cfg)
-    tasks = (*loader.tasks, *kept_tasks(cfg))
-    net = assemble.network(cfg, tasks)
-    taken = take_over(net, cfg, tasks, data=loader.digest)
-    learner = assemble.learner(cfg, tasks, device=assemble.device(), net=net)
-    with locked(folder):
-        start = Run(folder, cfg, tasks, {"start": taken} if taken else {})
-        run = _begin(start, loader, learner, resume=resume)
-        seconds = _restore(run, learner)
-        with listening() as stop:
-            seconds = _loop(run, loader, learner, stop, seconds=seconds)
-        return _finish(run, learner, seconds=seconds)
+        return "finished"
+    return ""
 
 
-def _begin(start: Run, loader: Loader, learner: Learner, *, resume: bool) -> Run:
+def _begin(start: Run, loader: Loader, learner: Learner, *, resume: bool) -> None:
     """Writes run.json with the facts, or checks that the one there is this run."""
     folder, cfg = start.folder, start.config
     if (folder / RUN).exists():
@@ -68,69 +101,101 @@ def _begin(start: Run, loader: Loader, learner: Learner, *, resume: bool) -> Run
             raise RunError(
                 f"{folder} holds an unfinished run; add --resume or choose another --out"
             )
-        return run
+        discard_partial(folder / "checkpoints")
+        return
     parameters = sum(p.numel() for p in learner.net.parameters())
     facts = {"data": loader.digest, "transitions": [int(n) for n in loader.sizes]}
     facts |= {"parameters": parameters, **start.facts, **surroundings()}
-    run = replace(start, facts=facts)
-    write_run(run)
-    return run
+    write_run(replace(start, facts=facts))
 
 
-def _restore(run: Run, learner: Learner) -> float:
+def _restore(run: Run, learner: Learner, ranks: Ranks) -> float:
     """Puts the learner where the newest checkpoint left it; returns the seconds spent so far."""
-    state = newest(run.folder / "checkpoints", warn=lambda line: print(line, file=sys.stderr))
-    if state is None:
-        journal.retain(run.folder / METRICS, lambda row: False)
+    place = ranks.lead(lambda: _newest(run))
+    if not place:
         return 0.0
+    state = load_checkpoint(Path(place))
     learner.load_state_dict({**state.tensors, "step": state.step})
-    journal.retain(run.folder / METRICS, lambda row: row["step"] <= state.step)
-    print(f"resuming {run.name} at step {state.step:,}", file=sys.stderr)
     return float(state.scalars["seconds"])
 
 
-def _save(run: Run, learner: Learner, *, seconds: float) -> None:
+def _newest(run: Run) -> str:
+    """Finds the newest checkpoint that is whole, and makes the journal end where it was taken."""
+    folder = run.folder / "checkpoints"
+    state = newest(folder, warn=lambda line: print(line, file=sys.stderr))
+    step = -1 if state is None else state.step
+    journal.retain(run.folder / METRICS, lambda row: row["step"] <= step)
+    if state is None:
+        return ""
+    print(f"resuming {run.name} at step {step:,}", file=sys.stderr)
+    return str(place_of(folder, step))
+
+
+def _save(saver: Saver, learner: Learner, *, seconds: float) -> None:
     learner.check()
     tensors = {k: v for k, v in learner.state_dict().items() if isinstance(v, Tensor)}
-    state = State(step=learner.step, tensors=tensors, scalars={"seconds": seconds})
-    save_checkpoint(run.folder / "checkpoints", state, keep=run.config.checkpoints)
+    saver.save(State(step=learner.step, tensors=tensors, scalars={"seconds": seconds}))
 
 
-def _loop(run: Run, loader: Loader, learner: Learner, stop: Stop, *, seconds: float) -> float:
+def _loop(
+    run: Run, loader: Loader, learner: Learner, stop: Stop, *, seconds: float, ranks: Ranks
+) -> float:
     """Runs the remaining steps; returns the seconds that training has taken in all."""
     cfg = run.config
     began = time.monotonic() - seconds
     with ExitStack() as stack:
-        meter = stack.enter_context(closing(Meter(run, learner)))
-        bar = stack.enter_context(Progress(f"train {run.name}", cfg.steps))
+        meter = stack.enter_context(closing(Meter(run, learner, writes=ranks.first)))
+        bar = Progress(f"train {run.name}", cfg.steps)
+        if ranks.first:
+            stack.enter_context(bar)
+        saver = stack.enter_context(_saver(run, ranks))
         batches = stack.enter_context(closing(loader.stream(learner.step, cfg.steps)))
-        for batch in batches:
-            batch = batch.to(assemble.device(), non_blocking=True)
+        for batch in feed(batches, ranks.device):
+            ranks.at(learner.step, COMPUTING)
             metrics = learner.update(batch)
-            meter.count(len(batch), loader.waited)
+            meter.count(cfg.batch_size, loader.waited)
             if learner.step % cfg.log_every == 0 or learner.step == cfg.steps:
                 learner.check()
                 returns = loader.returns(learner.step - 1).to(batch.reward.device)
-                bar.show(learner.step, meter.write(metrics, batch, returns))
-            if learner.step % cfg.checkpoint_every == 0 or stop:
-                _save(run, learner, seconds=time.monotonic() - began)
-            if stop:
-                raise _interrupted(run, learner, stop)
+                remark = meter.write(metrics, batch, returns)
+                if ranks.first:
+                    bar.show(learner.step, remark)
+            saver.check()
+            number = ranks.agreed(stop.number)
+            if learner.step % cfg.checkpoint_every == 0 or number:
+                _save(saver, learner, seconds=time.monotonic() - began)
+            if number:
+                saver.wait()
+                raise _interrupted(run, learner, number)
+            ranks.at(learner.step, LOADING)
+        saver.wait()
     return time.monotonic() - began
 
 
-def _interrupted(run: Run, learner: Learner, stop: Stop) -> Interrupted:
-    name = signal.Signals(stop.number).name
+def _saver(run: Run, ranks: Ranks) -> Saver:
+    group = ranks.saving if run.config.compute.shard else None
+    folder, keep = run.folder / "checkpoints", run.config.checkpoints
+    return Saver(folder, keep=keep, first=ranks.first, group=group)
+
+
+def _interrupted(run: Run, learner: Learner, number: int) -> Interrupted:
+    name = signal.Signals(number).name
     return Interrupted(
         f"{name}: stopped at step {learner.step:,} of {run.config.steps:,} with a checkpoint in "
         f"{run.folder}; go on with --resume",
-        number=stop.number,
+        number=number,
     )
 
 
-def _finish(run: Run, learner: Learner, *, seconds: float) -> Run:
+def _finish(run: Run, learner: Learner, *, seconds: float, ranks: Ranks) -> Run:
     """Leaves the weights, and run.json with what the run took."""
     done = replace(run, facts={**run.facts, "seconds": round(seconds, 1)})
-    write_run(done)
-    save_weights(run.folder / WEIGHTS, learner.net.state_dict(), {"run": run.name})
+    weights = learner.weights()
+
+    def leave() -> str:
+        write_run(done)
+        save_weights(run.folder / WEIGHTS, weights, {"run": run.name})
+        return ""
+
+    ranks.lead(leave)
     return done
