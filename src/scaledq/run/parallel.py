@@ -6,6 +6,7 @@ the means that are reported, are averaged by torch.distributed: NCCL between GPU
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -109,9 +110,11 @@ class Ranks:
         if self.world == 1:
             return net
         places = [torch.device(self.device)] if self.device.startswith("cuda") else None
-        return DistributedDataParallel(
-            net, device_ids=places, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        with warnings.catch_warnings():  # the new name of broadcast_buffers came after torch 2.11
+            warnings.simplefilter("ignore", FutureWarning)
+            return DistributedDataParallel(
+                net, device_ids=places, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
 
     def spread(self, net: nn.Module) -> None:
         """Shards the network over the ranks in place (FSDP2): each stage of its encoder, the rest.
@@ -124,6 +127,8 @@ class Ranks:
                 "compute.shard spreads a network over processes, and there is one: start with "
                 "torchrun --nproc-per-node N -m scaledq train ..., or leave it out"
             )
+        # It fears in-place changes of the views that heads answer; objectives make none.
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
         mesh = init_device_mesh(torch.device(self.device).type, (self.world,))
         stages = [
             stage for part in net.get_submodule("encoder").children() for stage in part.children()
