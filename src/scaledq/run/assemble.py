@@ -77,8 +77,11 @@ def learner(
     net: nn.Module | None = None,
     ranks: Ranks | None = None,
 ) -> Learner:
-    """The run's learner at step 0, or one rank's part in it, of its own network or of one that was
-    prepared for it."""
+    """The run's learner at step 0, or one rank's part in it.
+
+    Args:
+      net: a network that was prepared for it; the run's own by default.
+    """
     ranks = ranks or Ranks(device)
     net = prepared(net or network(cfg, tasks), cfg.compute, device=device)
     target = copy.deepcopy(net)

@@ -70,6 +70,7 @@ class RunConfig:
     """How many of the newest are kept."""
     start: Start = Start()
     compute: Compute = Compute()
+    """How the device computes a step; it changes last bits, and therefore the run's name."""
 
     def __post_init__(self) -> None:
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
