@@ -34,6 +34,11 @@ class Blocks:
             self._write()
         self._wait()
 
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Rows start..stop-1, which a flush has put on disk: [stop - start ...]."""
+        self._wait()
+        return self._array[start:stop].read().result()
+
     def keep(self, rows: int) -> None:
         """Goes on after the first `rows` rows of an array that an earlier writer left."""
         for start in range(0, rows, self._block):

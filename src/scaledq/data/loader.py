@@ -25,7 +25,7 @@ from scaledq.data.columns import Columns
 from scaledq.data.sampler import sample
 from scaledq.data.store import Log, Store
 from scaledq.data.view import View, select
-from scaledq.data.windows import Runs, clipped, runs, walk
+from scaledq.data.windows import Runs, Walk, clipped, runs, walk
 
 HORIZON = 4096
 """Rows that `returns` looks ahead at most."""
@@ -54,6 +54,21 @@ class Transitions:
             raise ConfigError(f"transitions: gamma must lie in [0, 1], got {self.gamma}")
         if self.reward_clip is not None and not self.reward_clip > 0:
             raise ConfigError(f"transitions: reward_clip must be positive, got {self.reward_clip}")
+
+
+def samples(
+    t: Transitions, found: Walk, task: np.ndarray, *, action: np.ndarray, reward: np.ndarray
+) -> dict[str, np.ndarray]:
+    """All of B samples but their frames, by the names of `Batch`: all [B]."""
+    discount = np.where(found.terminated, 0.0, t.gamma**found.steps)
+    return {
+        "task": task,
+        "action": action.astype(np.int64),
+        "reward": found.reward.astype(np.float32),
+        "step_reward": clipped(reward, t.reward_clip),
+        "discount": discount.astype(np.float32),
+        "steps": found.steps,
+    }
 
 
 class Loader:
@@ -171,15 +186,7 @@ class Loader:
         t, columns = self._transitions, self._columns
         found = walk(columns, rows, n=t.n_step, gamma=t.gamma, clip=t.reward_clip)
         frames = runs(columns, rows, found.steps, stack=t.stack)
-        discount = np.where(found.terminated, 0.0, t.gamma**found.steps)
-        numbers = {
-            "task": task,
-            "action": columns.action[rows].astype(np.int64),
-            "reward": found.reward.astype(np.float32),
-            "step_reward": clipped(columns.reward[rows], t.reward_clip),
-            "discount": discount.astype(np.float32),
-            "steps": found.steps,
-        }
+        numbers = samples(t, found, task, action=columns.action[rows], reward=columns.reward[rows])
         piece, first = columns.locate(frames.first)
         logs = [columns.pieces[p][0] for p in piece]
         spans = zip(logs, first.tolist(), frames.length.tolist(), strict=True)

@@ -29,14 +29,18 @@ class Walk(NamedTuple):
 def walk(columns: Columns, rows: np.ndarray, *, n: int, gamma: float, clip: float | None) -> Walk:
     """Takes n steps from `rows` [B], all usable."""
     window = np.minimum(rows[:, None] + np.arange(n), len(columns) - 1)
-    bits = columns.flags[window]
+    return follow(columns.flags[window], columns.reward[window], gamma=gamma, clip=clip)
+
+
+def follow(bits: np.ndarray, reward: np.ndarray, *, gamma: float, clip: float | None) -> Walk:
+    """As `walk`, where the flags and rewards of n rows from each row on [B n] are at hand."""
     goes_on = (bits & USABLE) > 0
     goes_on[:, 1:] &= (bits[:, :-1] & ENDED) == 0
     taken = np.logical_and.accumulate(goes_on, axis=1)
     steps = taken.sum(1)
-    rewards = clipped(columns.reward[window], clip) * taken
-    last = bits[np.arange(len(rows)), steps - 1]
-    total = rewards @ gamma ** np.arange(n, dtype=np.float64)
+    rewards = clipped(reward, clip) * taken
+    last = bits[np.arange(len(bits)), steps - 1]
+    total = rewards @ gamma ** np.arange(bits.shape[1], dtype=np.float64)
     return Walk(steps, total, (last & TERMINATED) > 0, (last & ENDED) > 0)
 
 
@@ -60,9 +64,16 @@ def runs(columns: Columns, rows: np.ndarray, steps: np.ndarray, *, stack: int) -
     Where the episode terminated on the way and its closing observation is not known, the run ends
     with the last observation that is.
     """
-    back = rows[:, None] - np.arange(stack - 1)
-    inside = (columns.flags[back] & START) == 0
-    depth = np.logical_and.accumulate(inside, axis=1).sum(1)
+    depth = reach(columns.flags[rows[:, None] - np.arange(stack - 1)])
     after = np.minimum(rows + steps, len(columns) - 1)
     known = ((columns.flags[after] & START) == 0) & (rows + steps < len(columns))
     return Runs(rows - depth, depth + steps + known, stack - 1 - depth)
+
+
+def reach(bits: np.ndarray) -> np.ndarray:
+    """How many frames of a row's stack, besides its own, lie in its episode: int64 [B].
+
+    Args:
+      bits: flags [B S-1] of the row, the one before it, and so on.
+    """
+    return np.logical_and.accumulate((bits & START) == 0, axis=1).sum(1)

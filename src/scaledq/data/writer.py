@@ -124,6 +124,15 @@ class LogWriter:
             list(together.map(Blocks.flush, arrays))
         return len(self)
 
+    def read(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Rows start..stop-1 of an array (`frames`, `action`, ...), as the last flush left them.
+
+        Raises:
+          DataError: they are missing or damaged.
+        """
+        with zarr.naming(f"log {self.path}: cannot read {name}", "start the recording anew"):
+            return self._open[name].read(start, stop)
+
     def finish(self, extra: Mapping[str, JsonValue] | None = None) -> Manifest:
         """Completes the log and makes it visible; `extra` goes into the manifest.
 

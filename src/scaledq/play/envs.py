@@ -221,6 +221,7 @@ class Fleet:
             (len(self.task_index), stack, *frame.frame_shape), frame.frame_dtype
         )
         """Each row's last S frames, zero before its episode's start; the next step rewrites it."""
+        self._under_way: list[tuple[Envs, slice]] = []
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -253,20 +254,33 @@ class Fleet:
 
         Tasks that are not `live` rest: their rows answer zeros and no end, and keep their stacks.
         """
-        shape, dtype = self.obs.shape, self.obs.dtype
-        frames = np.zeros((self.rows, *shape[2:]), dtype)
-        reward = np.zeros(self.rows, np.float32)
-        terminated, truncated = np.zeros((2, self.rows), bool)
-        pairs = [
+        self.send(actions, live=live)
+        return self.recv()
+
+    def send(
+        self, actions: Int[np.ndarray, "R"], *, live: Bool[np.ndarray, "N"] | None = None
+    ) -> None:
+        """Starts a step as `step` does; `recv` must follow before anything else is asked.
+
+        Emulators with processes of their own work meanwhile.
+        """
+        self._under_way = [
             (envs, part)
             for task, (envs, part) in enumerate(zip(self.envs, self.parts, strict=True))
             if live is None or live[task]
         ]
-        for envs, part in pairs:
+        for envs, part in self._under_way:
             check_actions(envs.task, actions[part], envs.slots)
-        for envs, part in pairs:
+        for envs, part in self._under_way:
             envs.send(actions[part])
-        for envs, part in pairs:
+
+    def recv(self) -> Steps:
+        """Waits for the step that `send` started."""
+        shape, dtype = self.obs.shape, self.obs.dtype
+        frames = np.zeros((self.rows, *shape[2:]), dtype)
+        reward = np.zeros(self.rows, np.float32)
+        terminated, truncated = np.zeros((2, self.rows), bool)
+        for envs, part in self._under_way:
             steps = envs.recv()
             frames[part], reward[part] = steps.frames, steps.reward
             terminated[part], truncated[part] = steps.terminated, steps.truncated

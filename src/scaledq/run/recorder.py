@@ -94,6 +94,15 @@ class Tape:
         episodes = (*self.episodes, self.played(Ended.CUT))
         return ActionLog(self.header, episodes), self._writer.flush()
 
+    @property
+    def rows(self) -> int:
+        """Of the log so far."""
+        return len(self._writer)
+
+    def read(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Rows start..stop-1 of one of the log's arrays, once they are on disk."""
+        return self._writer.read(name, start, stop)
+
     def finish(self) -> Manifest:
         """Writes the action log and makes the log visible; raises DataError if the disk is full."""
         try:

@@ -42,6 +42,7 @@ class Stage:
         self._slot = np.concatenate([np.arange(slots) for slots in counts])
         self.step = 0
         """Steps that every slot has taken."""
+        self._actions = np.zeros(fleet.rows, np.int64)
 
     @property
     def length(self) -> int:
@@ -60,7 +61,7 @@ class Stage:
 
     def begin(self) -> None:
         """Starts the first episode of every slot."""
-        self._start(self._share > 0)
+        self._start(self.playing)
 
     def resume(self, step: int, logs: Sequence[ActionLog]) -> None:
         """Brings every slot back to where it was: plays the last episode of its log again.
@@ -81,21 +82,44 @@ class Stage:
                 take.check(self.recorder.tape(slot).played(take.episode.ended))
         self.step = step
 
+    @property
+    def playing(self) -> np.ndarray:
+        """Slots that have not got their share yet: bool [R]."""
+        return self._share > self.step
+
     def play(self, actions: np.ndarray) -> Steps:
         """One step of every slot, recorded; `fleet.obs` then ends in what it led to.
 
         `renew` must follow before the next step.
         """
-        steps = self.fleet.step(actions)
-        self.recorder.add(self.step < self._share, actions, steps)
+        self.send(actions)
+        return self.recv()
+
+    def send(self, actions: np.ndarray) -> None:
+        """Starts a step; until `recv` the emulators work, and `fleet.obs` is what it was."""
+        self._actions = actions
+        self.fleet.send(actions)
+
+    def recv(self) -> Steps:
+        """Waits for the step that `send` started, and records it: the rest of `play`."""
+        steps = self.fleet.recv()
+        self.recorder.add(self.playing, self._actions, steps)
         self.step += 1
         return steps
 
     def renew(self, steps: Steps) -> None:
         """Starts the next episode where one ended, and stops the slots that have their share."""
-        for slot in np.flatnonzero((self._share == self.step) & ~steps.ended).tolist():
+        for slot in np.flatnonzero(self.stopped(steps)).tolist():
             self.recorder.cut(slot)
-        self._start(steps.ended & (self._share > self.step))
+        self._start(self.begun(steps))
+
+    def begun(self, steps: Steps) -> np.ndarray:
+        """Slots that `renew` lets begin an episode after this step: bool [R]."""
+        return steps.ended & self.playing
+
+    def stopped(self, steps: Steps) -> np.ndarray:
+        """Slots that got their share with this step, amid an episode: bool [R]."""
+        return (self._share == self.step) & ~steps.ended
 
     def scores(self) -> list[list[float]]:
         """Takes the raw returns, by task, of the episodes that ended since it was last asked."""
