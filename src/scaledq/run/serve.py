@@ -134,7 +134,18 @@ def app(policy: NetPolicy, card: Card, cfg: ServeConfig, *, token: str | None = 
         api.add_exception_handler(fault, _refusal(status))
     api.add_middleware(Guard, meters=meters, token=token)
     _add_routes(api, Acting(policy, card, cfg, batcher, meters), meters)
+    if token:
+        _require_token(api.openapi())
     return api
+
+
+def _require_token(schema: dict[str, Any]) -> None:
+    """Says in the API's own schema that every path but one wants the token."""
+    schemes = schema.setdefault("components", {}).setdefault("securitySchemes", {})
+    schemes["token"] = {"type": "http", "scheme": "bearer"}
+    for path, methods in schema["paths"].items():
+        for method in methods.values() if path != OPEN else ():
+            method["security"] = [{"token": []}]
 
 
 class Acting:

@@ -73,11 +73,11 @@ def _json(body: bytes, shape: tuple[int, ...], dtype: str) -> np.ndarray:
             return _raw(base64.b64decode(obs, validate=True), shape, dtype)
         except (binascii.Error, ValueError) as error:
             raise RequestError('"obs" is a string, but not base64', status=422) from error
-    return _numbers(obs, shape, dtype)
+    return _numbers(obs, shape, dtype, mixed=b"true" in body or b"false" in body)
 
 
-def _numbers(obs: object, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Nested lists as an array, if every number fits its dtype."""
+def _numbers(obs: object, shape: tuple[int, ...], dtype: str, *, mixed: bool) -> np.ndarray:
+    """Nested lists as an array, if every number fits its dtype; NumPy would count true as 1."""
     wanted = f'"obs" must be [rows, {", ".join(map(str, shape))}] numbers of {dtype}'
     try:
         given = np.array(obs)
@@ -85,6 +85,8 @@ def _numbers(obs: object, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         raise RequestError(wanted, status=422) from error
     if given.dtype.kind not in "iuf" or given.shape[1:] != shape or given.ndim < 2:
         raise RequestError(f"{wanted}, got {_kind(given)} {list(given.shape)}"[:300], status=422)
+    if mixed:
+        raise RequestError(f"{wanted}, got booleans", status=422)
     with np.errstate(all="ignore"):
         obs = given.astype(dtype)
     if np.dtype(dtype).kind in "iu" and (obs != given).any():
