@@ -1,8 +1,11 @@
-"""Logs for the tests of `data`: random rows with every kind of ending."""
+"""For the tests of `data`: logs of random rows with every kind of ending, and real servers."""
 
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -86,3 +89,36 @@ def begin() -> Callable[..., LogWriter]:
 def write() -> Callable[..., None]:
     """(store, task, rows, name): writes a whole log."""
     return _write
+
+
+SOURCES = Path(__file__).parent / "sources"
+
+
+@pytest.fixture(scope="session")
+def serve() -> Iterator[Callable[..., int]]:
+    """(program, *arguments) -> port: starts one of the servers beside the tests of sources."""
+    servers = []
+
+    def start(program: str, *arguments: str) -> int:
+        command = [sys.executable, str(SOURCES / program), *arguments]
+        servers.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL))
+        return int(servers[-1].stdout.readline())
+
+    yield start
+    for server in servers:
+        server.kill()
+        server.communicate()
+
+
+@pytest.fixture(scope="session")
+def s3_port(serve: Callable[..., int]) -> int:
+    return serve("s3.py")
+
+
+@pytest.fixture
+def s3(s3_port: int, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty folder of a bucket on a local S3 server that the environment names."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{s3_port}")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    return f"s3://bucket/{uuid4()}"

@@ -115,7 +115,10 @@ def read_manifest(text: bytes, where: str) -> Manifest:
         value, crc = attributes["scaledq"], attributes["scaledq_crc32"]
         version = value["format"]
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{where}: zarr.json holds no manifest of a log; fetch it again") from error
+        raise DataError(
+            f"{where}: zarr.json holds no manifest of a log; give the folder that holds "
+            "<task>/<log>, or fetch it again"
+        ) from error
     if version != FORMAT:
         raise DataError(
             f"{where}: format version {version!r}, this scaledq reads version {FORMAT}; "

@@ -25,7 +25,8 @@ from scaledq.data.rows import COLUMNS
 
 ARRAYS = ("frames", *COLUMNS)
 INDEX = "index.json"
-"""A list of `task/log`, for web servers, which cannot be asked for their files."""
+"""A list of `task/log`: web servers cannot be asked for their files, and buckets answer slowly."""
+AGAIN = "write it again (docs/store.md)"
 VERIFY = "`scaledq inspect STORE --verify` lists all damage"
 
 
@@ -143,6 +144,9 @@ class Store:
 def open_store(path: str | Path, *, missing: zarr.Missing = "error") -> Store:
     """Reads what logs there are, but none of their rows.
 
+    Where the files cannot be listed, or only slowly, the store's index says which logs there are;
+    a bucket without one is listed.
+
     Args:
       path: a local folder, or a gs://, s3://, http(s):// or memory:// URL.
       missing: "zeros" reads blocks that are not there as zeros, in arrays made sparse on purpose.
@@ -162,6 +166,8 @@ def open_store(path: str | Path, *, missing: zarr.Missing = "error") -> Store:
         raise DataError(f"no store at {root}: it holds no STORE/<task>/<log>; check the path")
     logs: dict[str, list[Log]] = {}
     for name, text in texts.items():
+        if not text:
+            raise DataError(f"store {root}: its {INDEX} names {name}, which is not there; {AGAIN}")
         manifest = read_manifest(text, f"log {root}/{name}")
         where = zarr.below(place, *name.split("/"))
         log = Log(f"{root}/{name}", where, manifest, missing)
@@ -173,13 +179,14 @@ def open_store(path: str | Path, *, missing: zarr.Missing = "error") -> Store:
 
 def _names(folder: ts.KvStore, place: zarr.Place) -> tuple[list[str], tuple[str, ...]]:
     """Every `task/log` that is finished, and every one that is not."""
-    if place["driver"] == "http":
-        keys = [f"{name}/zarr.json" for name in _index(folder)]
-    elif place["driver"] == "file":  # two levels of folders, not every file below them
+    if place["driver"] == "file":  # two levels of folders, not every file below them
         root = Path(place["path"])
         keys = [str(p.relative_to(root)) for p in root.glob("*/*/zarr.json")]
         keys += [str(p.relative_to(root)) for p in root.glob("*/*/frames/zarr.json")]
     else:
+        found = _index(folder, needed=place["driver"] == "http")
+        if found is not None:
+            return found, ()
         keys = [key.decode() for key in folder.list().result()]
     parts = [key.split("/") for key in keys if key.endswith("zarr.json")]
     finished = {"/".join(p[:2]) for p in parts if len(p) == 3}
@@ -187,18 +194,31 @@ def _names(folder: ts.KvStore, place: zarr.Place) -> tuple[list[str], tuple[str,
     return sorted(finished), tuple(sorted(begun - finished))
 
 
-def _index(folder: ts.KvStore) -> list[str]:
+def _index(folder: ts.KvStore, *, needed: bool) -> list[str] | None:
     answer = folder.read(INDEX).result()
-    if answer.state != "value":
+    if answer.state != "value" and needed:
         raise DataError(
             f"no {INDEX} at {folder.url}: a web server lists nothing; let write_index make it "
             "where the store lies (docs/store.md)"
         )
-    return json.loads(answer.value)
+    if answer.state != "value":
+        return None
+    names = json.loads(answer.value)
+    if not isinstance(names, list) or not all(map(_is_name, names)):
+        raise DataError(f"{folder.url}{INDEX} is no list of `task/log`; {AGAIN}")
+    return names
+
+
+def _is_name(name: object) -> bool:
+    parts = name.split("/") if isinstance(name, str) else []
+    return len(parts) == 2 and not {"", ".", ".."} & set(parts)
 
 
 def write_index(store: Store) -> None:
-    """Lists the finished logs in STORE/index.json; needed only before serving it over HTTP."""
+    """Lists the finished logs in STORE/index.json, so that opening it elsewhere needs no listing.
+
+    Whatever adds a log takes the index away; `collect` and `ingest` write a new one at their end.
+    """
     names = [f"{task}/{log.name}" for task in store.tasks for log in store[task]]
     with zarr.naming(f"store {store.path}: cannot write {INDEX}", "free some space"):
         zarr.open_folder(zarr.location(store.path)).write(INDEX, json.dumps(names)).result()

@@ -25,7 +25,7 @@ from scaledq.data.manifest import (
     write_manifest,
 )
 from scaledq.data.rows import COLUMNS, check
-from scaledq.data.store import ARRAYS
+from scaledq.data.store import ARRAYS, INDEX
 
 SHARD = 2048
 """Frames in one file."""
@@ -146,6 +146,7 @@ class LogWriter:
             for group in (self._store, zarr.below(self._store, self.task.name)):
                 zarr.open_folder(group).write("zarr.json", EMPTY_GROUP).result()
             self._group.write("zarr.json", write_manifest(manifest)).result()
+            zarr.open_folder(self._store).write(INDEX, None).result()  # it would hide this log
         self.close()
         return manifest
 

@@ -5,6 +5,7 @@ of small compressed chunks for frames, a single compressed chunk for a column.
 """
 
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,14 @@ from scaledq.core.errors import DataError, suggest
 
 CHUNK = 16
 """Frames that are compressed together: the least that one read decodes."""
-CONTEXT = ts.Context({"cache_pool": {"total_bytes_limit": 16 << 20}})
+RETRIES = {"max_retries": 6, "initial_delay": "500ms", "max_delay": "8s"}
+"""Half a minute: TensorStore's own quarter of an hour looks like a hang where a name is wrong."""
+CONTEXT = ts.Context(
+    {
+        "cache_pool": {"total_bytes_limit": 16 << 20},
+        **{f"{driver}_request_retries": RETRIES for driver in ("gcs", "http", "s3")},
+    }
+)
 """Shared by all stores of the process. Random reads hardly ever meet a chunk again: a small cache,
 for the shards' indices."""
 SCHEMES = ("file", "gs", "s3", "http", "https", "memory")
@@ -34,11 +42,10 @@ Missing = Literal["error", "zeros"]
 def location(path: str | Path) -> Place:
     """The TensorStore key-value store at a local path or a URL (gs://bucket/..., s3://, http://).
 
-    Credentials come from the environment, as usual; `AWS_ENDPOINT_URL` names an S3 server other
-    than Amazon's.
+    Credentials come from the environment, as usual. Of S3: see `_s3`.
 
     Raises:
-      DataError: a scheme that TensorStore does not serve.
+      DataError: a scheme that TensorStore does not serve, or a URL without a bucket or server.
     """
     scheme, separator, rest = str(path).partition("://")
     if not separator or scheme == "file":
@@ -49,13 +56,34 @@ def location(path: str | Path) -> Place:
     if scheme == "memory":
         return {"driver": "memory", "path": _folder(rest)}
     url = urlsplit(str(path))
+    if not url.netloc:
+        raise DataError(f"{path} names no bucket or server; write {scheme}://NAME/folder")
     folder = _folder(url.path)
     if scheme in ("http", "https"):
         return {"driver": "http", "base_url": f"{scheme}://{url.netloc}", "path": f"/{folder}"}
-    spec = {"driver": "gcs" if scheme == "gs" else "s3", "bucket": url.netloc, "path": folder}
-    endpoint = os.environ.get("AWS_ENDPOINT_URL")
-    if scheme == "s3" and endpoint:
-        spec |= {"endpoint": endpoint, "aws_region": os.environ.get("AWS_REGION", "us-east-1")}
+    if scheme == "gs":
+        return {"driver": "gcs", "bucket": url.netloc, "path": folder}
+    return {"driver": "s3", "bucket": url.netloc, "path": folder, **_s3()}
+
+
+def _s3() -> dict[str, Any]:
+    """What the environment says of S3, in the variables that Amazon's tools and fsspec read.
+
+    AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL: a server other than Amazon's; AWS_REGION;
+    AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY, or a profile, or a machine's role;
+    FSSPEC_S3_ANON=true: no credentials, for public buckets.
+    """
+    read, spec = os.environ.get, dict[str, Any]()
+    endpoint = read("AWS_ENDPOINT_URL_S3") or read("AWS_ENDPOINT_URL")
+    region = read("AWS_REGION") or read("AWS_DEFAULT_REGION")
+    if endpoint:
+        spec |= {"endpoint": endpoint, "aws_region": region or "us-east-1"}
+    elif region:
+        spec |= {"aws_region": region}
+    if read("FSSPEC_S3_ANON", "").lower() in ("1", "true", "yes"):
+        spec |= {"aws_credentials": {"type": "anonymous"}}
+    elif read("AWS_ACCESS_KEY_ID"):  # else Amazon's library tries everything, and logs each failure
+        spec |= {"aws_credentials": {"type": "environment"}}
     return spec
 
 
@@ -119,8 +147,8 @@ def failure(error: Exception, what: str, advice: str) -> DataError:
 
 
 def reason(error: Exception) -> str:
-    """The first and telling line of TensorStore's message."""
-    return str(error).partition(" [tensorstore_spec")[0].partition("\n")[0][:400]
+    """The first and telling line of TensorStore's message, without the answers of servers."""
+    return re.split(r" \[[\w-]+='|\n", str(error), maxsplit=1)[0][:400]
 
 
 @contextmanager

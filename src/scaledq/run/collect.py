@@ -21,7 +21,7 @@ from scaledq.core.protocol import DQN_REPLAY, Protocol, recording
 from scaledq.core.task import Task
 from scaledq.data.manifest import Manifest
 from scaledq.data.sources.action_log import Episode, Header
-from scaledq.data.store import open_store
+from scaledq.data.store import open_store, write_index
 from scaledq.play.envs import Fleet, make_fleet
 from scaledq.play.policy import Dice, PersistentPolicy, Policy, RandomPolicy, index
 from scaledq.play.rollout import disturb
@@ -157,6 +157,7 @@ def collect(
     else:
         _record_policy(cfg, store, threads=threads)
     found = open_store(store)
+    write_index(found)
     logs = (log for task in cfg.tasks for log in found[task] if log.name in cfg.log_names)
     return [log.manifest for log in logs]
 

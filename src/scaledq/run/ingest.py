@@ -23,6 +23,7 @@ from scaledq.data import zarr
 from scaledq.data.manifest import Manifest, read_manifest
 from scaledq.data.sources.folder import reading
 from scaledq.data.sources.piece import Piece
+from scaledq.data.store import open_store, write_index
 
 PORTION = 10_000
 """Rows after which a piece says how far it is."""
@@ -86,6 +87,7 @@ def ingest(
             for manifest in work:
                 written.append(manifest)
                 progress.show(len(written), f"{manifest.task.name}/{manifest.name}")
+        write_index(open_store(root))
     return Summary(tuple(written), skipped)
 
 

@@ -14,6 +14,7 @@ from scaledq.core.errors import DataError
 from scaledq.core.progress import Progress
 from scaledq.data.manifest import Manifest
 from scaledq.data.sources.action_log import ActionLog, Ended, Episode, find
+from scaledq.data.store import open_store, write_index
 from scaledq.play.envs import Fleet, make_fleet
 from scaledq.play.versions import versions
 from scaledq.run.recorder import Recorder, Tape
@@ -92,6 +93,7 @@ def regenerate(
                 done += steps
                 progress.show(done, logs[0].header.task.name)
                 manifests += [manifest] if manifest else []
+    write_index(open_store(store))
     return manifests
 
 

@@ -1,8 +1,9 @@
-"""Sources that are not on this disk: a real web server in a process of its own, and memory."""
+"""Sources that are not on this disk: on a web server, in a bucket on an S3 server, in memory.
 
-import subprocess
-import sys
-from collections.abc import Iterator
+The servers are real ones, in processes of their own.
+"""
+
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
@@ -21,8 +22,6 @@ from scaledq.data.sources.replay_files import part
 from scaledq.data.sources.rl_unplugged import RLUnplugged
 from scaledq.data.sources.synthetic import toy_episodes, write_dqn_replay
 from scaledq.data.store import open_store
-
-WEB = Path(__file__).parent / "web.py"
 
 
 def nothing(rows: int) -> None:
@@ -45,12 +44,8 @@ def files(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def web(files: Path) -> Iterator[str]:
-    server = subprocess.Popen([sys.executable, str(WEB), str(files)], stdout=subprocess.PIPE)
-    assert server.stdout
-    yield f"http://127.0.0.1:{int(server.stdout.readline())}"
-    server.kill()
-    server.communicate()
+def web(files: Path, serve: Callable[..., int]) -> str:
+    return f"http://127.0.0.1:{serve('web.py', str(files))}"
 
 
 KINDS = {
@@ -74,6 +69,21 @@ def test_a_web_server_gives_what_the_disk_gives(files: Path, tmp_path, web: str,
     there = digests(f"{web}/{kind}", kind, tmp_path / "there")
     assert there == digests(str(files / kind), kind, tmp_path / "here")
     assert len(there) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bucket_gives_what_the_disk_gives(files: Path, tmp_path, s3: str, kind: str) -> None:
+    fsspec.filesystem("s3").put(str(files / kind), f"{s3}/{kind}", recursive=True)
+    there = digests(f"{s3}/{kind}", kind, tmp_path / "there")
+    assert there == digests(str(files / kind), kind, tmp_path / "here")
+    assert len(there) == 1
+
+
+def test_what_a_bucket_lacks_is_named(s3: str) -> None:
+    with pytest.raises(DataError, match=f"cannot list {s3}/dqn"):
+        DQNReplay(source=f"{s3}/dqn").pieces()
+    with pytest.raises(DataError, match="cannot list s3://nobucket/dqn"):
+        DQNReplay(source="s3://nobucket/dqn").pieces()
 
 
 @pytest.mark.parametrize("kind", KINDS)

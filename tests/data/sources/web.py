@@ -11,16 +11,18 @@ from pathlib import Path
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Python's own, which ignores ranges, plus `Range: bytes=first-last`."""
+    """Python's own, which ignores ranges, plus `Range: bytes=first-last` and `bytes=-count`."""
 
     def do_GET(self) -> None:
-        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        asked = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
         path = Path(self.translate_path(self.path))
         if not asked or not path.is_file():
             super().do_GET()
             return
         data = path.read_bytes()
-        first, last = int(asked[1]), min(int(asked[2] or len(data)), len(data) - 1)
+        first, last = int(asked[1] or len(data) - int(asked[2])), len(data) - 1
+        if asked[1] and asked[2]:
+            last = min(last, int(asked[2]))
         self.send_response(206)
         self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
         self.send_header("Content-Length", str(last - first + 1))

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import unquote
 
 import fsspec
@@ -33,7 +33,7 @@ class Folder:
           DataError: nothing is there, or it cannot be listed (a web server needs its index on).
         """
         with reading(f"cannot list {self}", "check the path and the connection"):
-            system, path = fsspec.core.url_to_fs(self.path)
+            system, path = filesystem(self.path)
             found = system.ls(path, detail=False)
         names = {unquote(str(name).rstrip("/").rpartition("/")[2]) for name in found}
         return tuple(sorted(name for name in names if name and not name.startswith("?")))
@@ -41,7 +41,7 @@ class Folder:
     def is_file(self) -> bool:
         """Whether this is no folder but one file."""
         with reading(f"cannot look at {self}", "check the path and the connection"):
-            system, path = fsspec.core.url_to_fs(self.path)
+            system, path = filesystem(self.path)
             return bool(system.isfile(path))
 
     @contextmanager
@@ -53,9 +53,21 @@ class Folder:
         """
         where = self / name if name else self
         with reading(str(where)):
-            system, path = fsspec.core.url_to_fs(where.path)
+            system, path = filesystem(where.path)
             with system.open(path, "rb", block_size=READAHEAD) as file:
                 yield file
+
+
+def filesystem(url: str) -> tuple[Any, str]:
+    """fsspec's file system of a path or URL, and the path in it.
+
+    Raises:
+      DataError: what serves that kind of URL is not installed.
+    """
+    try:
+        return fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        raise DataError(f"{url}: {error}; pip install 'scaledq[http,remote]'") from error
 
 
 @contextmanager

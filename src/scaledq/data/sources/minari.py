@@ -15,7 +15,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-import fsspec
 import gymnasium as gym
 import numpy as np
 
@@ -23,7 +22,7 @@ from scaledq.core.config import config
 from scaledq.core.errors import DataError, suggest
 from scaledq.core.task import Task
 from scaledq.data.manifest import Manifest
-from scaledq.data.sources.folder import Folder, reading
+from scaledq.data.sources.folder import Folder, filesystem, reading
 from scaledq.data.sources.piece import Rows, write_rows
 
 KEY = "scaledq"
@@ -277,7 +276,7 @@ def _datasets(source: str) -> list[str]:
         home = Path("~/.minari/datasets").expanduser()
         source = str(Path(os.environ.get("MINARI_DATASETS_PATH", home)) / source)
     with reading(f"cannot list {source}", "check the path, or download it with Minari first"):
-        system, path = fsspec.core.url_to_fs(source)
+        system, path = filesystem(source)
         found = sorted(p for p in system.find(path) if p.endswith("/metadata.json"))
         folders = [str(system.unstrip_protocol(p)).rpartition("/")[0] for p in found]
     tops = [f for f in folders if not any(f.startswith(f"{other}/") for other in folders)]
@@ -294,7 +293,7 @@ def _local(folder: str) -> Iterator[Path]:
         return
     with TemporaryDirectory() as copy:
         with reading(f"cannot copy {folder}", "check the connection"):
-            system, path = fsspec.core.url_to_fs(folder)
+            system, path = filesystem(folder)
             for remote in system.find(path):
                 name = str(remote).partition(path.strip("/"))[2].strip("/")
                 if not name or ".." in Path(name).parts:
