@@ -85,7 +85,7 @@ def performance_profile(
     of: str = "episodes",
 ) -> Figure:
     """The fraction `of` runs or episodes that score above each threshold; (line, band) a label."""
-    figure, axes = _figure(WIDTH, 3.3)
+    figure, axes = frame(WIDTH, 3.3)
     for i, (label, (line, band)) in enumerate(curves.items()):
         colour = colours[label]
         axes.fill_between(taus, band[0], band[1], color=colour, alpha=0.16, linewidth=0)
@@ -139,7 +139,7 @@ def task_bars(
     thick = 0.8 / len(estimates)
     inches = 0.15 if len(tasks) <= 12 else 0.09
     height = 0.9 + len(tasks) * (0.12 + inches * len(estimates))
-    figure, axes = _figure(WIDTH, height)
+    figure, axes = frame(WIDTH, height)
     for i, (label, bars) in enumerate(estimates.items()):
         found = [(y, bars[task]) for y, task in enumerate(tasks) if bars.get(task)]
         heights = np.array([y - 0.4 + (i + 0.5) * thick for y, _ in found])
@@ -290,7 +290,8 @@ def _variables() -> dict[str, str]:
     return named | {colour: f"--colour-{i}" for i, colour in enumerate(COLOURS)}
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def frame(width: float, height: float) -> tuple[Figure, Axes]:
+    """An empty figure of so many inches, with one pair of axes."""
     figure, grid = _grid(1, 1, width, height)
     return figure, grid[0]
 

@@ -25,8 +25,8 @@ FIELDS = ("run", "method", "task", "seed", "episode", "score", "length", "protoc
 BEHAVIOUR, RANDOM = "behaviour", "random"
 """Methods with a meaning: what the logs' own episodes scored, and uniformly random play."""
 
-Normal = Literal["human", "dqn", "behaviour"]
-"""What 1 stands for in a normalised score; 0 is always random play."""
+Normal = Literal["human", "dqn", "behaviour", "raw"]
+"""What 1 stands for in a normalised score; 0 is random play. `raw` leaves scores as they are."""
 
 STATISTICS: dict[str, stats.Statistic] = {
     "IQM": stats.iqm,
@@ -146,6 +146,8 @@ def reference(task: str, normal: Normal, scores: Scores) -> Range | None:
     mean score of the method `behaviour`, its 0 that of the method `random`; both must be in
     `scores`. A behaviour that does not beat random play normalises nothing.
     """
+    if normal == "raw":
+        return Range(0.0, 1.0)
     if normal == "behaviour":
         if (BEHAVIOUR, task) not in scores.episodes or (RANDOM, task) not in scores.episodes:
             return None
@@ -233,6 +235,33 @@ def aggregate(
             bounds = stats.interval(table, statistic, rng=rng, resamples=resamples)
         out[name] = Estimate(statistic(table), *bounds)
     return out
+
+
+def drawn(
+    scores: Scores,
+    method: str,
+    normal: Normal,
+    *,
+    statistic: stats.Statistic,
+    rng: np.random.Generator,
+    resamples: int = 2000,
+) -> tuple[float, Float[np.ndarray, "resamples"]]:
+    """A statistic of a method's normalised scores over all tasks, and the bootstrap's draws of it.
+
+    Raises:
+      DataError: as `aggregate`.
+    """
+    gaps = scores.lacking(method)
+    if gaps:
+        raise DataError(f"{method} was not scored on {', '.join(gaps)}; evaluate it there first")
+    columns = normalised(scores, method, normal)
+    if len(scores.runs(method)) == 1:
+        table = np.array([[c.mean() for c in columns]])
+        draws = stats.resampled_means(columns, statistic, rng=rng, resamples=resamples)
+    else:
+        table = np.stack(columns, axis=1)
+        draws = stats.resampled(table, statistic, rng=rng, resamples=resamples)
+    return statistic(table), draws
 
 
 def _fields(row: Mapping[str, Any]) -> tuple[str, str, str, float, str]:

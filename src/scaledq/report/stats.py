@@ -94,11 +94,22 @@ def interval(
     resamples: int = 2000,
 ) -> tuple[float, float]:
     """Percentile interval of `statistic` ([R, N] -> float) under the stratified bootstrap."""
+    draws = resampled(scores, statistic, rng=rng, resamples=resamples)
+    low, high = _percentiles(draws, confidence)
+    return float(low), float(high)
+
+
+def resampled(
+    scores: Float[np.ndarray, "..."],
+    statistic: Statistic,
+    *,
+    rng: np.random.Generator,
+    resamples: int = 2000,
+) -> Float[np.ndarray, "resamples"]:
+    """`statistic` of each draw of the stratified bootstrap."""
     scores = _checked(scores)
     runs = rng.integers(len(scores), size=(resamples, *scores.shape))
-    draws = [statistic(np.take_along_axis(scores, drawn, axis=0)) for drawn in runs]
-    low, high = _percentiles(np.array(draws), confidence)
-    return float(low), float(high)
+    return np.array([statistic(np.take_along_axis(scores, drawn, axis=0)) for drawn in runs])
 
 
 def mean_interval(
@@ -126,11 +137,18 @@ def interval_of_means(
 
     Episodes are resampled within each task, and `statistic` sees their means, [1, N].
     """
+    draws = resampled_means(episodes, statistic, rng=rng, resamples=resamples)
+    low, high = _percentiles(draws, confidence)
+    return float(low), float(high)
+
+
+def resampled_means(
+    episodes: Columns, statistic: Statistic, *, rng: np.random.Generator, resamples: int = 2000
+) -> Float[np.ndarray, "resamples"]:
+    """`statistic` of each draw, for one run and its episodes."""
     columns = _columns(episodes)
     means = [_weights(column, rng, resamples) @ column for column in columns]
-    draws = [statistic(row[None]) for row in np.stack(means, axis=1)]
-    low, high = _percentiles(np.array(draws), confidence)
-    return float(low), float(high)
+    return np.array([statistic(row[None]) for row in np.stack(means, axis=1)])
 
 
 def probability_of_improvement(x: Columns, y: Columns) -> float:

@@ -9,6 +9,7 @@ from scaledq.core.errors import TaskError, suggest
 from scaledq.core.progress import Progress
 from scaledq.core.protocol import Protocol
 from scaledq.data.store import Log, Store
+from scaledq.data.view import View
 from scaledq.play.policy import Selection
 from scaledq.play.rollout import play
 from scaledq.play.score import ScoreRow, read_scores, write_scores
@@ -76,15 +77,26 @@ def episode_returns(log: Log) -> tuple[np.ndarray, np.ndarray]:
     return sums[ends + 1] - sums[starts], ends + 1 - starts
 
 
-def behaviour_rows(stores: Sequence[Store], tasks: Sequence[str]) -> list[ScoreRow]:
-    """The scores of the logs' own episodes, as rows of the method `behaviour`."""
+def behaviour_rows(
+    stores: Sequence[Store], tasks: Sequence[str], view: View | None = None
+) -> list[ScoreRow]:
+    """The scores of the logs' own episodes, as rows of the method `behaviour`.
+
+    Args:
+      view: only episodes that end in the part of each log that it leaves.
+    """
     rows = []
     for task in tasks:
         logs = [log for store in stores if task in store.tasks for log in store[task]]
         for slot, log in enumerate(logs):
             protocol = log.manifest.protocol
             name = protocol.name if protocol else "unknown"
-            for index, (score, length) in enumerate(zip(*episode_returns(log), strict=True)):
+            start, stop = (view or View()).piece(len(log))
+            ends = np.flatnonzero(log.terminated | log.truncated)
+            scores = zip(*episode_returns(log), ends, strict=True)
+            for index, (score, length, end) in enumerate(scores):
+                if not start <= end - length + 1 <= end < stop:
+                    continue
                 rows.append(
                     ScoreRow(
                         run=log.name,

@@ -1,9 +1,16 @@
-"""Experiments as data: a scale is how much to spend, a recipe is one way to train."""
+"""Experiments as data: a scale is how much to spend, a recipe is one way to train, a study asks.
+
+A study is a question, the arms that are compared to answer it, what the paper printed about each
+of them, and the paper's claims. No study says how large anything is: that is the scale's.
+"""
 
 from collections.abc import Callable
+from typing import Literal
 
+from scaledq.core.atari import with_role
 from scaledq.core.config import config
-from scaledq.data.view import First, View
+from scaledq.core.errors import ConfigError
+from scaledq.data.view import First, Uniform, View
 from scaledq.nets.impala import ImpalaConfig
 from scaledq.nets.nature import NatureConfig
 from scaledq.nets.resnet import ResNetConfig
@@ -63,7 +70,106 @@ class Scale:
     """The part of the logs that table 2's small study learns from."""
     episodes: int = 16
     """Evaluation episodes for each task."""
+    held_out: tuple[str, ...] = with_role("heldout5")
+    """Games that no pre-training sees, for offline fine-tuning (figure 7)."""
+    held_out_view: View = View(rows=Uniform(fraction=0.01))
+    """What fine-tuning sees of them (section 5.2)."""
+    variants: tuple[str, ...] = ("Freeway:m1d0", "Hero:m1d0", "Breakout:m12d0")
+    """Of training games, for online fine-tuning (figure 8)."""
+    seeds: int = 3
+    """How many training runs each arm of a study gets, if not said otherwise."""
+    data: tuple[str, ...] = ()
+    """The commands that make its logs, in a store called `logs`."""
 
 
 Recipe = Callable[[Scale], RunConfig]
 """One named way to train; its docstring's first line says what it is."""
+
+
+Panel = Literal["near-optimal", "sub-optimal"]
+"""The two compositions of data in section 3: all of the logs, or their first part."""
+Figure = Literal["bars", "profile", "improvement", "scaling", "tasks", "curves"]
+Normal = Literal["human", "dqn", "raw"]
+"""What 1 stands for in a study's scores; 0 is random play. Variants of games have raw scores."""
+Statistic = Literal["IQM", "median"]
+
+
+@config
+class Published:
+    """A number that the paper, or one of those it quotes, prints."""
+
+    value: float
+    """As a fraction where it is a normalised score: 0.778 is 77.8 %."""
+    source: str
+    """The section, table or caption that prints it."""
+
+
+@config
+class Arm:
+    """One way to answer a study's question. Without a recipe it is the logs' own episodes."""
+
+    label: str
+    recipe: str = ""
+    """A name in `study.recipes.RECIPES`."""
+    start: str = ""
+    """The recipe whose run on the scale's own tasks lends its encoder (section 5.2)."""
+    frozen: bool = False
+    """Whether that encoder stays as it was."""
+    selection: Literal["greedy", "sampled"] = "greedy"
+    """How the policy chooses: its best action, or one drawn from its preferences."""
+    panel: Panel = "near-optimal"
+    view: View | None = None
+    """Instead of the panel's."""
+    published: Published | None = None
+    family: str = ""
+    """Arms of one family lie on one curve of a scaling figure."""
+
+    def __post_init__(self) -> None:
+        if self.start and not self.recipe:
+            raise ConfigError(f"arm {self.label!r}: names a start but no recipe to train with")
+
+
+@config
+class Claim:
+    """That one arm scores better than another, as the paper says."""
+
+    text: str
+    better: str
+    """An arm's label."""
+    worse: str
+    source: str
+    panel: Panel = "near-optimal"
+
+
+@config
+class Study:
+    """One figure or table: a question, and what is compared to answer it."""
+
+    name: str
+    title: str
+    question: str
+    arms: tuple[Arm, ...]
+    statistic: Statistic = "IQM"
+    """What the paper aggregates over games."""
+    normal: Normal = "human"
+    tasks: Literal["training", "held-out", "variants"] = "training"
+    """Which of the scale's; of the latter two, each is a run of its own."""
+    figures: tuple[Figure, ...] = ("bars", "profile")
+    claims: tuple[Claim, ...] = ()
+    remarks: tuple[str, ...] = ()
+    """What a reader of the table must know: gaps in the paper and how they were filled."""
+
+    def __post_init__(self) -> None:
+        keys = [(arm.panel, arm.label) for arm in self.arms]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ConfigError(f"study {self.name}: two arms are {key[1]!r} on {key[0]} data")
+        for claim in self.claims:
+            for label in (claim.better, claim.worse):
+                if (claim.panel, label) not in keys:
+                    raise ConfigError(f"study {self.name}: a claim names no arm {label!r}")
+
+    @property
+    def panels(self) -> tuple[Panel, ...]:
+        """The compositions of data that it looks at, in order."""
+        return tuple(dict.fromkeys(arm.panel for arm in self.arms))
