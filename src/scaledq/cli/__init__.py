@@ -12,6 +12,7 @@ import tyro
 from scaledq.cli.data import Collect, ExportMinari, Ingest, Inspect
 from scaledq.cli.play import Evaluate, Report, Watch
 from scaledq.cli.serve import Export, Serve
+from scaledq.cli.study import Study
 from scaledq.cli.train import Quickstart, Train
 from scaledq.core.errors import ScaledQError
 
@@ -23,6 +24,7 @@ Verb = Annotated[
     | Inspect
     | Train
     | Evaluate
+    | Study
     | Report
     | Watch
     | Export

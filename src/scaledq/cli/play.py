@@ -45,17 +45,34 @@ class Evaluate:
 
 @dataclass
 class Report:
-    """Draw one self-contained page about some runs from what they left on disk."""
+    """Draw one self-contained page about some runs, or studies, from what they left on disk.
+
+    A study's folder is drawn again, where it is; --out results.md puts studies in one document.
+    """
 
     runs: Positional[tuple[Path, ...]]
     out: Path = Path("report.html")
 
     def __call__(self) -> None:
+        if any((path / "study.json").exists() for path in self.runs):
+            self._studies()
+            return
         from scaledq.run.folder import open_run
         from scaledq.run.report import report
 
         report([open_run(path) for path in self.runs], self.out)
         print(self.out)
+
+    def _studies(self) -> None:
+        from scaledq.core.files import write_atomic
+        from scaledq.study.pages import draw_study, results_markdown
+
+        if self.out.suffix == ".md":
+            write_atomic(self.out, results_markdown(self.runs))
+            print(self.out)
+            return
+        for folder in self.runs:
+            print(draw_study(folder))
 
 
 @dataclass

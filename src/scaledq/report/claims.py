@@ -57,9 +57,7 @@ def judge(
                 for method in (better, worse)
             )
         )
-    single = [
-        m for m in (better, worse) if m not in scores.recorded and len(scores.runs(m)) == 1
-    ]
+    single = [m for m in (better, worse) if m not in scores.recorded and len(scores.runs(m)) == 1]
     reason = ""
     if single:
         reason = f"one seed only of {' and '.join(single)}"

@@ -50,8 +50,8 @@ def report(runs: Sequence[Run], out: Path, *, videos: bool = True) -> Path:
         facts=_facts(runs),
         labels=LABELS,
         curves={_named(run, runs): run.metrics for run in runs},
-        health=tuple(number for run in runs for number in _health(run, _named(run, runs))),
-        videos=_videos(subject) if videos else (),
+        health=tuple(number for run in runs for number in health_of(run, _named(run, runs))),
+        videos=films(subject) if videos else (),
         commands=_commands(runs),
         remarks=remarks,
     )
@@ -98,7 +98,7 @@ def _facts(runs: Sequence[Run]) -> dict[str, str]:
     return facts
 
 
-def _health(run: Run, named: str) -> list[Health]:
+def health_of(run: Run, named: str) -> list[Health]:
     """The last logged value of every number that has a healthy range."""
     last: dict[str, float] = {}
     for row in run.metrics:
@@ -112,7 +112,8 @@ def _health(run: Run, named: str) -> list[Health]:
     return out
 
 
-def _videos(run: Run) -> tuple[Video, ...]:
+def films(run: Run) -> tuple[Video, ...]:
+    """The first half minute of an episode of each task."""
     policy, protocol = run.policy(), run.config.protocol
     clips = []
     for task in run.config.tasks:

@@ -32,7 +32,7 @@ class Cost:
 
     parameters: int
     operations: float
-    """Floating-point operations of the whole of training; a multiplication and an addition are 2."""
+    """Floating-point operations of all of training; a multiplication and an addition are two."""
 
     def hours(self, speed: float) -> float:
         """At `speed` operations a second."""
@@ -42,7 +42,7 @@ class Cost:
 def cost(cfg: RunConfig, tasks: Sequence[Task]) -> Cost:
     """What training `cfg` on `tasks` takes, whatever the machine."""
     parameters, forward = _count(to_json(replace(cfg, seed=0, stores=())), tuple(tasks))
-    return Cost(parameters, PASSES * forward * cfg.batch_size * cfg.steps)
+    return Cost(parameters, float(PASSES) * forward * cfg.batch_size * cfg.steps)
 
 
 @cache
@@ -70,10 +70,7 @@ def speed(finished: Iterable[Run]) -> float:
 def transitions(view: View, stores: Sequence[Store], task: str) -> int | None:
     """About how many transitions of `task` the view leaves; None where only reading would tell."""
     counts = [
-        log.manifest.counts.transitions
-        for store in stores
-        if task in store
-        for log in store[task]
+        log.manifest.counts.transitions for store in stores if task in store for log in store[task]
     ]
     match view.rows:
         case All():

@@ -158,9 +158,7 @@ def perform(key: str, plan: Plan, place: Place) -> str:
     return ""
 
 
-def _work(
-    todo: Sequence[str], plan: Plan, place: Place, on: On
-) -> Iterator[tuple[str, str]]:
+def _work(todo: Sequence[str], plan: Plan, place: Place, on: On) -> Iterator[tuple[str, str]]:
     """Each job as it is done, sources first."""
     if on == "ray":
         lenders = [key for key in todo if plan.jobs[key].source is None]

@@ -77,7 +77,7 @@ FIG5 = Study(
     ),
     figures=("bars",),
     claims=(
-        Claim(text="Scaled QL with 80 M parameters beats DT with 200 M on near-optimal data, by 3 %",
+        Claim(text="Scaled QL with 80 M parameters beats DT with 200 M on near-optimal data (3 %)",
               better=OURS, worse="DT (200M)", source="section 5"),
         Claim(text="Scaled QL beats the behaviour that made its data, near-optimal too",
               better=OURS, worse=BEHAVIOUR, source="section 5"),
@@ -260,8 +260,12 @@ B3 = Study(
         Arm(label="flattened", recipe="scaled_ql_flatten"),
     ),
     claims=(
-        Claim(text="Spatial embeddings are better than flattening", better="weighted sums",
-              worse="flattened", source="section 5.3, appendix B.3"),
+        Claim(
+            text="Spatial embeddings are better than flattening",
+            better="weighted sums",
+            worse="flattened",
+            source="section 5.3, appendix B.3",
+        ),
     ),
 )
 
@@ -274,8 +278,12 @@ B4 = Study(
         Arm(label="alpha 0", recipe="scaled_ql_no_pessimism"),
     ),
     claims=(
-        Claim(text="Pessimism is crucial for good performance on average", better="alpha 0.05",
-              worse="alpha 0", source="section 5.3, appendix B.4"),
+        Claim(
+            text="Pessimism is crucial for good performance on average",
+            better="alpha 0.05",
+            worse="alpha 0",
+            source="section 5.3, appendix B.4",
+        ),
     ),
 )
 
@@ -296,8 +304,12 @@ BEYOND = Study(
         Arm(label="BiT", recipe="scaled_ql_bit"),
     ),
     claims=(
-        Claim(text="HL-Gauss beats C51, all else equal (IQM, by about 45 %)", better="HL-Gauss",
-              worse="C51", source="Farebrother et al. (2024), section 4"),
+        Claim(
+            text="HL-Gauss beats C51, all else equal (IQM, by about 45 %)",
+            better="HL-Gauss",
+            worse="C51",
+            source="Farebrother et al. (2024), section 4",
+        ),
     ),
 )
 

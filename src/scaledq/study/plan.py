@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from scaledq.core.errors import ConfigError
+from scaledq.data.view import View
 from scaledq.run.config import RunConfig, Start
 from scaledq.study.recipes import RECIPES
 from scaledq.study.spec import Arm, Panel, Recipe, Scale, Study
@@ -113,7 +114,7 @@ def _jobs(
     return out
 
 
-def _view(panel: Panel, cfg: RunConfig, scale: Scale):
+def _view(panel: Panel, cfg: RunConfig, scale: Scale) -> View:
     """The recipe's own rows, but where the panel is about the first part of the logs."""
     return scale.suboptimal if panel == "sub-optimal" else cfg.view
 
@@ -125,8 +126,6 @@ def _local(study: Study, scale: Scale) -> list[Scale]:
     tasks = scale.held_out if study.tasks == "held-out" else scale.variants
     view = scale.held_out_view if study.tasks == "held-out" else scale.run.view
     return [
-        replace(
-            scale, run=replace(scale.run, tasks=(task,), view=view), few_tasks=(task,)
-        )
+        replace(scale, run=replace(scale.run, tasks=(task,), view=view), few_tasks=(task,))
         for task in tasks
     ]

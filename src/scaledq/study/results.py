@@ -99,7 +99,7 @@ class Results:
         )[statistic]
 
 
-def gather(plan: Plan, place: Place) -> Results:
+def gather(plan: Plan, place: Place, *, resamples: int = 2000) -> Results:
     """Reads every run of the plan, and the logs' own scores. Trains nothing.
 
     Raises:
@@ -125,7 +125,7 @@ def gather(plan: Plan, place: Place) -> Results:
     recorded = [entry.arm.label for entry in plan.entries if not entry.jobs]
     trained = {panel: any(runs.get((panel, a.label)) for a in plan.study.arms) for panel in
                plan.study.panels}  # fmt: skip
-    panels = {
+    panels: dict[Panel, Scores] = {
         panel: scores.group(rows_, recorded=recorded)
         for panel, rows_ in found_rows.items()
         if trained[panel]
@@ -135,7 +135,7 @@ def gather(plan: Plan, place: Place) -> Results:
             f"study {plan.study.name}: no arm is complete yet in {place.runs}; run "
             f"`scaledq study {plan.study.name} --scale {plan.scale.name} --store DIR`"
         )
-    return Results(plan, panels, runs, tuple(dict.fromkeys(missing)))
+    return Results(plan, panels, runs, tuple(dict.fromkeys(missing)), resamples)
 
 
 def _played(entry: Entry, plan: Plan, place: Place) -> tuple[list[Run], list[dict[str, Any]]]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from scaledq.core.atari import with_role
 from scaledq.core.protocol import QUICK
 from scaledq.data.loader import Transitions
-from scaledq.data.view import View
+from scaledq.data.view import First, Uniform, View
 from scaledq.learn.optim import OptimConfig
 from scaledq.nets.head import NeckConfig
 from scaledq.nets.impala import ImpalaConfig
@@ -57,8 +57,16 @@ SMOKE = Scale(
         nature=NatureConfig(width=4),
     ),
     few_tasks=("Pong",),
-    suboptimal=View(),
+    suboptimal=View(rows=First(fraction=0.5)),
     episodes=2,
+    held_out=("Breakout",),
+    held_out_view=View(rows=Uniform(fraction=0.5)),
+    variants=("Freeway:m1d0",),
+    seeds=1,
+    data=(
+        "scaledq collect Freeway Pong Breakout Freeway:m1d0 --store logs --steps 320 --slots 4 "
+        "--behaviour random --protocol quick --protocol.step-cap 40",
+    ),
 )
 
 QUICK_TASKS = ("Freeway", "RoadRunner", "UpNDown")
@@ -97,10 +105,80 @@ QUICK_SCALE = Scale(
     ),
     few_tasks=("Freeway", "UpNDown"),
     suboptimal=View(),  # nothing in these logs is good play
+    data=(
+        f"scaledq collect {' '.join(QUICK_TASKS)} --store logs --steps {QUICK_TRANSITIONS} "
+        "--protocol quick",
+    ),
+)
+
+MINI_TASKS = ("Asterix", "Breakout", "Freeway", "UpNDown")
+MINI_RUN = replace(
+    QUICK_RUN,
+    tasks=MINI_TASKS,
+    batch_size=12 * len(MINI_TASKS),
+    checkpoint_every=500,
+)
+MINI = replace(
+    QUICK_SCALE,
+    name="mini",
+    about="4 games, logs of an agent that learnt, 6,000 steps: 5 to 10 minutes a run on 2 cores",
+    run=MINI_RUN,
+    few_tasks=("Asterix", "Breakout"),
+    suboptimal=View(rows=First(fraction=0.2)),
+    held_out=("Pong", "SpaceInvaders"),
+    held_out_view=View(rows=Uniform(fraction=0.1)),
+    variants=("Freeway:m1d0", "Breakout:m12d0"),
+    data=(
+        f"scaledq collect {' '.join(MINI_TASKS)} Pong SpaceInvaders --store logs "
+        "--steps 200000 --behaviour pqn --protocol quick",
+    ),
+)
+
+LAB_TASKS = (
+    "Asterix", "BeamRider", "Breakout", "Freeway", "Qbert", "Seaquest", "UpNDown", "WizardOfWor",
+)  # fmt: skip
+LAB_RUN = replace(
+    QUICK_RUN,
+    tasks=LAB_TASKS,
+    encoder=small_resnet(48),
+    batch_size=256,
+    optim=OptimConfig(lr=5e-4, target_every=500),
+    transitions=Transitions(n_step=5),
+    steps=10_000,
+)
+LAB = Scale(
+    name="lab",
+    about="8 games, a million transitions each, 10,000 steps of 256: an hour a study on one GPU",
+    run=LAB_RUN,
+    encoders=Encoders(
+        resnets=Sizes(
+            small=small_resnet(16),
+            medium=small_resnet(32),
+            large=small_resnet(48),
+            huge=small_resnet(96),
+        ),
+        impalas=Sizes(
+            small=small_impala(3, 16),
+            medium=small_impala(5, 32),
+            large=small_impala(3, 64),
+            huge=small_impala(5, 64),
+        ),
+        standardised=replace(small_resnet(48), weight_standardised=True, groups=16),
+    ),
+    held_out=("Pong", "SpaceInvaders"),
+    held_out_view=View(rows=Uniform(fraction=0.02)),
+    variants=("Freeway:m1d0", "Breakout:m12d0"),
+    few_tasks=("Asterix", "Breakout", "Seaquest"),
+    data=(
+        f"scaledq collect {' '.join(LAB_TASKS)} Pong SpaceInvaders --store logs "
+        "--steps 1000000 --slots 16 --behaviour pqn --protocol quick",
+    ),
 )
 PAPER = Scale(
     name="paper",
     about="40 games, ResNet-101, 10 M steps of 512: days on one data-centre GPU",
     run=RunConfig(tasks=with_role("train40")),
+    seeds=1,  # as the paper
+    data=("scaledq ingest dqn-replay DIR --store logs --runs 1",),
 )
-SCALES = {scale.name: scale for scale in (SMOKE, QUICK_SCALE, PAPER)}
+SCALES = {scale.name: scale for scale in (SMOKE, QUICK_SCALE, MINI, LAB, PAPER)}

@@ -7,6 +7,8 @@ miniature run for the paper's.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from scaledq.core.errors import DataError
 from scaledq.core.protocol import SCALED_QL
 from scaledq.report import powerlaw, scores
@@ -17,7 +19,7 @@ from scaledq.report.tables import Cell, Column, Table
 from scaledq.run.folder import Run
 from scaledq.study.cost import cost
 from scaledq.study.results import Results
-from scaledq.study.spec import Arm
+from scaledq.study.spec import Arm, Panel
 
 AXES = ("parameters", "transitions", "operations")
 """What a family can grow in."""
@@ -67,18 +69,12 @@ def _family(
     hollow = [bool(untrained(run[0])) for run in runs]
     law, why = None, ""
     try:
-        draws = _columns([draws for _, draws in drawn])
+        draws = np.stack([draws for _, draws in drawn], axis=1)
         law = powerlaw.fit(at, [value for value, _ in drawn], draws)
     except DataError as error:
         why = str(error)
     ahead = at[-1] ** 2 / at[-2] if at[-1] > at[-2] else 2 * at[-1]
     return Family(name, axis, tuple(arms), Curve(at, estimates, hollow, law, ahead), why)
-
-
-def _columns(draws):
-    import numpy as np
-
-    return np.stack(draws, axis=1)
 
 
 def untrained(run: Run) -> str:
@@ -218,15 +214,20 @@ def _hours(results: Results, family: Family, ahead: float) -> float | None:
         return None
 
 
-def by_task(results: Results, panel: str) -> list[Table]:
+def by_task(results: Results, panel: Panel) -> list[Table]:
     """Raw and normalised scores of each task, for one panel."""
-    found = next(s for name, s in results.panels.items() if name == panel)
+    found = results.panels[panel]
     raw: dict[str, dict[str, Estimate | None]] = {
         arm.label: {
-            task: found.estimate(arm.label, task, rng=results.rng("raw", arm.label, task))
+            task: found.estimate(
+                arm.label,
+                task,
+                rng=results.rng("raw", arm.label, task),
+                resamples=results.resamples,
+            )
             for task in found.tasks
         }
-        for arm in results.arms(found_panel(results, panel))
+        for arm in results.arms(panel)
     }
     out = [report.score_table(raw)]
     normal = results.plan.study.normal

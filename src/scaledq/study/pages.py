@@ -1,0 +1,207 @@
+"""What a reader opens: a study's HTML page, and docs/results.md over several studies.
+
+A study's folder holds study.json, which says what was asked and where its runs lie; everything
+else in it is drawn anew from those runs by `draw`, without training.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from scaledq.core.config import config, from_json, to_json
+from scaledq.core.errors import DataError, RunError, suggest
+from scaledq.core.files import write_atomic
+from scaledq.report import figures, tables
+from scaledq.report.content import Health, ReportData, Section
+from scaledq.report.page import page
+from scaledq.report.tables import Table
+from scaledq.run.folder import Run
+from scaledq.run.report import films, health_of
+from scaledq.study import draw
+from scaledq.study.execute import Place
+from scaledq.study.paper import STUDIES
+from scaledq.study.plan import Plan, plan
+from scaledq.study.results import Results, gather
+from scaledq.study.scales import SCALES
+
+ASKED, PAGE = "study.json", "report.html"
+SHOWN = ("arm", "data", "paper", "printed in", "seeds", "parameters", "steps", "transitions",
+         "scale", "hardware")  # fmt: skip
+"""Columns of the summary in docs/results.md, beside those with our own numbers."""
+
+
+@config
+class Asked:
+    """One study as it was asked for."""
+
+    study: str
+    scale: str
+    seeds: tuple[int, ...]
+    runs: str
+    """The folder of the runs."""
+    stores: tuple[str, ...] = ()
+
+    @property
+    def plan(self) -> Plan:
+        """Raises ConfigError, with a suggestion, where there is no such study or scale."""
+        for what, name, known in (("study", self.study, STUDIES), ("scale", self.scale, SCALES)):
+            if name not in known:
+                raise RunError(f"unknown {what} {name!r}; {suggest(name, known)}")
+        return plan(STUDIES[self.study], SCALES[self.scale], seeds=self.seeds)
+
+    @property
+    def place(self) -> Place:
+        return Place(Path(self.runs), self.stores)
+
+
+def write_asked(asked: Asked, folder: Path) -> None:
+    """Writes study.json, with places that do not depend on where it is read from."""
+    runs = str(Path(asked.runs).resolve())
+    stores = tuple(s if "://" in s else str(Path(s).resolve()) for s in asked.stores)
+    write_atomic(folder / ASKED, to_json(replace(asked, runs=runs, stores=stores)))
+
+
+def read_asked(folder: Path) -> Asked:
+    """Inverse of `write_asked`; raises RunError where there is none."""
+    try:
+        return from_json(Asked, (folder / ASKED).read_bytes())
+    except OSError as error:
+        raise RunError(f"{folder} is not a study's folder: it has no {ASKED}") from error
+
+
+def draw_study(folder: Path, *, videos: bool = True, resamples: int = 2000) -> Path:
+    """Draws everything in a study's folder anew, and returns its page. Trains nothing.
+
+    Raises:
+      RunError: it is not a study's folder.
+      DataError: no arm is complete yet.
+    """
+    asked = read_asked(folder)
+    found = gather(asked.plan, asked.place, resamples=resamples)
+    shown = draw.exhibits(found)
+    draw.write(shown, folder)
+    write_atomic(folder / PAGE, page(_content(found, shown, folder, videos=videos)))
+    return folder / PAGE
+
+
+def _content(found: Results, shown: draw.Exhibits, folder: Path, *, videos: bool) -> ReportData:
+    study, scale = found.plan.study, found.plan.scale
+    panel = next(iter(found.panels))
+    arms = [arm for arm in found.arms(panel) if arm.recipe]
+    subject = next((arm for arm in arms if arm.recipe == "scaled_ql"), arms[0])
+    first = {arm.label: found.runs[panel, arm.label][0] for arm in arms}
+    return ReportData(
+        title=f"{study.title}, at scale {scale.name}",
+        scores=found.panels[panel],
+        subject=subject.label,
+        protocol=scale.run.protocol,
+        facts=_facts(found, first),
+        curves={label: run.metrics for label, run in first.items()},
+        health=tuple(_health(first)),
+        videos=films(first[subject.label]) if videos else (),
+        commands=_commands(found, folder),
+        remarks=_remarks(found),
+        sections=_sections(found, shown),
+        resamples=found.resamples,
+    )
+
+
+def _facts(found: Results, first: dict[str, Run]) -> dict[str, str]:
+    plan_, runs = found.plan, list(first.values())
+    facts = {
+        "Scale": f"{plan_.scale.name}: {plan_.scale.about}",
+        "Seeds": ", ".join(map(str, plan_.seeds)),
+        "Tasks": ", ".join(next(iter(found.panels.values())).tasks),
+        "Hardware": ", ".join(dict.fromkeys(str(run.facts["hardware"]) for run in runs)),
+    }
+    versions = runs[0].facts["versions"]
+    return facts | {"Versions": ", ".join(f"{k} {v}" for k, v in versions.items())}
+
+
+def _health(first: dict[str, Run]) -> list[Health]:
+    return [number for label, run in first.items() for number in health_of(run, label)]
+
+
+def _remarks(found: Results) -> tuple[str, ...]:
+    """What a reader must know before the numbers."""
+    scale = found.plan.scale
+    names = (
+        "Labels name the paper's networks; what stands for them at this scale says the column of "
+        "parameters.",
+    )
+    return (*found.plan.study.remarks, *(names if scale.name != "paper" else ()), *found.missing)
+
+
+def _sections(found: Results, shown: draw.Exhibits) -> tuple[Section, ...]:
+    svgs = tuple(
+        figures.svg(d.figure, name=f"study-{d.name}", about=d.caption) for d in shown.drawings
+    )
+    ours = Section("Ours beside the published", found.plan.study.question, svgs, shown.tables)
+    rest = [
+        Section(f"Task by task, {panel} data", f"Scores on the {panel} logs.", (),
+                tuple(replace(t, name=f"{t.name}-{panel}") for t in shown.by_task[panel]))
+        for panel in list(found.panels)[1:]
+    ]  # fmt: skip
+    return (ours, *rest)
+
+
+def _commands(found: Results, folder: Path) -> tuple[str, ...]:
+    return (
+        *found.plan.scale.data,
+        command(found.plan),
+        f"scaledq report {folder}  # draws it again; trains nothing",
+    )
+
+
+def command(asked: Plan) -> str:
+    """What makes this study from nothing but its logs."""
+    return (
+        f"scaledq study {asked.study.name} --scale {asked.scale.name} --store logs "
+        f"--seeds {len(asked.seeds)}"
+    )
+
+
+def results_markdown(folders: Sequence[Path]) -> str:
+    """docs/results.md: every study's numbers, with its scale, seeds and hardware in each row.
+
+    Raises:
+      RunError: a folder that is not a study's.
+    """
+    parts = [_markdown(read_asked(folder)) for folder in folders]
+    return "\n".join([
+        "# Results\n",
+        "Generated from score rows by `scaledq report studies/* --out docs/results.md`; do not "
+        "edit. Every row says its scale, seeds, steps and hardware: numbers made at a small scale "
+        "are not the paper's. Brackets are 95 % stratified bootstrap intervals: over training "
+        "seeds where there are two or more, else over the episodes of the only one.\n",
+        *parts,
+    ])  # fmt: skip
+
+
+def _markdown(asked: Asked) -> str:
+    study, scale = asked.plan.study, asked.plan.scale
+    lines = [f"## {study.title} (scale `{scale.name}`)\n", f"{study.question}\n"]
+    try:
+        found = gather(asked.plan, asked.place)
+    except DataError as error:
+        return "\n".join([*lines, f"Not run: {error}.\n"])
+    summary, *others = draw.every_table(found)
+    for table in (_narrow(summary), *others):
+        lines += [f"{table.caption}.\n".replace("..", "."), tables.markdown(table)]
+    lines += [f"- {line}" for line in draw.claims_in_words(found)]
+    lines += [f"- {line}" for line in _remarks(found)]
+    return "\n".join([*lines, f"\nMade by `{command(asked.plan)}`.\n"])
+
+
+def _narrow(summary: Table) -> Table:
+    """The summary without the columns that only its files need."""
+    kept = [
+        i
+        for i, column in enumerate(summary.columns)
+        if column.name in SHOWN or "normalised" in column.name or "agreed" in column.name
+    ]
+    return replace(
+        summary,
+        columns=tuple(summary.columns[i] for i in kept),
+        rows=tuple(tuple(row[i] for i in kept) for row in summary.rows),
+    )

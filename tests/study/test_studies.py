@@ -1,0 +1,174 @@
+"""Studies at smoke scale, through the real code: trained, played, drawn, stopped, gone on.
+
+Three of them by default, which between them have two panels, sources, fine-tuning and scaling;
+all of them, in about two minutes, with SCALEDQ_STUDIES=all in the environment.
+"""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from scaledq.cli import main
+from scaledq.core.errors import DataError, RunError
+from scaledq.run.folder import SCORES, WEIGHTS, open_run
+from scaledq.study.execute import Place, execute, perform, state
+from scaledq.study.listing import listing
+from scaledq.study.pages import Asked, draw_study, results_markdown, write_asked
+from scaledq.study.paper import B4, STUDIES
+from scaledq.study.plan import plan
+from scaledq.study.results import gather
+from scaledq.study.scales import SMOKE
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the scale's own command makes."""
+    folder = tmp_path_factory.mktemp("study")
+    for command in SMOKE.data:
+        _, *words = shlex.split(command)
+        at = words.index("--store") + 1
+        words[at] = str(folder / words[at])
+        main(words)
+    return folder / "logs"
+
+
+@pytest.fixture(scope="module")
+def place(logs: Path) -> Place:
+    """Where all studies of this module put their runs."""
+    return Place(logs.parent / "runs", (str(logs),))
+
+
+def asked(name: str, place: Place) -> Asked:
+    return Asked(study=name, scale="smoke", seeds=(0,), runs=str(place.runs), stores=place.stores)
+
+
+def stamps(place: Place) -> dict[str, int]:
+    files = [f for name in (WEIGHTS, SCORES) for f in place.runs.glob(f"*/{name}")]
+    return {str(file): file.stat().st_mtime_ns for file in files}
+
+
+SHORT = ("fig5", "fig7", "B.2")
+
+
+@pytest.mark.parametrize("name", STUDIES if os.environ.get("SCALEDQ_STUDIES") == "all" else SHORT)
+def test_a_study_runs_once_and_is_drawn(name: str, place: Place, tmp_path: Path) -> None:
+    wanted = asked(name, place)
+    if not wanted.plan.jobs:
+        assert wanted.plan.lacking
+        with pytest.raises(DataError, match="no arm is complete yet"):
+            gather(wanted.plan, place)
+        return
+    assert execute(wanted.plan, place) == {}
+    assert {state(key, wanted.plan, place) for key in wanted.plan.jobs} == {"done"}
+    before = stamps(place)
+    execute(wanted.plan, place)
+    assert stamps(place) == before
+    write_asked(wanted, tmp_path / name)
+    page = draw_study(tmp_path / name, videos=name == "fig7", resamples=20).read_text()
+    assert stamps(place) == before
+    summary = (tmp_path / name / "summary.md").read_text()
+    for entry in wanted.plan.entries:
+        assert entry.arm.label in summary
+    for label in wanted.plan.lacking:
+        assert label in page
+    told = results_markdown([tmp_path / name])
+    assert "scale `smoke`" in told
+    assert told.count(": cannot be told") + told.count(": not run here") == len(
+        wanted.plan.study.claims
+    )
+
+
+def test_a_study_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(
+    logs: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "scaledq", "study", "B.4", "--scale", "smoke",
+               "--store", logs, "--runs", tmp_path / "killed", "--out", tmp_path]  # fmt: skip
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(list(map(str, command)), env=env, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 60
+    while not list((tmp_path / "killed").glob(f"*/{SCORES}")) and time.monotonic() < until:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    wanted = plan(B4, SMOKE, seeds=(0,))
+    killed, whole = (Place(tmp_path / name, (str(logs),)) for name in ("killed", "whole"))
+    done = [key for key in wanted.jobs if state(key, wanted, killed) == "done"]
+    assert done
+    before = {key: (killed.runs / key / WEIGHTS).stat().st_mtime_ns for key in done}
+    for at in (killed, whole):
+        execute(wanted, at)
+    for key in wanted.jobs:
+        for name in (WEIGHTS, SCORES):
+            ours, theirs = ((at.runs / key / name).read_bytes() for at in (killed, whole))
+            assert ours == theirs
+    assert all((killed.runs / key / WEIGHTS).stat().st_mtime_ns == before[key] for key in done)
+
+
+def test_the_listing_says_what_is_done_and_what_it_costs(place: Place) -> None:
+    wanted = plan(B4, SMOKE, seeds=(0,))
+    perform(next(iter(wanted.jobs)), wanted, place)
+    more = plan(B4, SMOKE, seeds=(0, 1))
+    said = listing(more, place)
+    assert "alpha 0.05" in said
+    run = open_run(place.runs / next(iter(wanted.jobs)))
+    assert f"{run.facts['parameters'] / 1000:.3g}k" in said
+    assert "  done" in said
+    assert "  to do" in said
+    assert not (place.runs / list(more.jobs)[-1]).exists()
+
+
+def test_a_run_that_cannot_be_played_in_full_does_not_count(place: Place) -> None:
+    wanted = plan(B4, SMOKE, seeds=(0,))
+    execute(wanted, place)
+    longer = replace(wanted, scale=replace(SMOKE, episodes=3))
+    key = next(iter(longer.jobs))
+    assert state(key, longer, place) == "to play"
+    with pytest.raises(DataError, match="no arm is complete"):
+        gather(longer, place)
+
+
+def test_missing_data_names_the_command_that_makes_it(logs: Path, tmp_path: Path) -> None:
+    wanted = plan(B4, SMOKE, seeds=(0,))
+    for stores, says in (
+        ((), "needs --store DIR"),
+        ((str(tmp_path / "nowhere"),), "no store at"),
+        ((str(logs),), "no logs of Qbert"),
+    ):
+        tasks = ("Qbert",) if stores == (str(logs),) else ("Pong",)
+        scale = replace(SMOKE, run=replace(SMOKE.run, tasks=tasks))
+        wanted = plan(B4, scale, seeds=(0,))
+        with pytest.raises(DataError, match=f"{says}.*made by: scaledq collect"):
+            execute(wanted, Place(tmp_path / "runs", stores))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_rows_of_unequal_protocols_are_refused_with_both_named(
+    place: Place, tmp_path: Path
+) -> None:
+    from scaledq.report.scores import group
+
+    wanted = plan(B4, SMOKE, seeds=(0,))
+    execute(wanted, place)
+    lines = [(place.runs / key / SCORES).read_text().splitlines()[0] for key in wanted.jobs]
+    rows = [json.loads(line) for line in lines]
+    rows[1] |= {"protocol": "scaled-ql", "method": "other"}
+    with pytest.raises(DataError, match=r"unequal protocols.*'smoke'.*'scaled-ql'"):
+        group(rows)
+
+
+def test_a_folder_that_is_no_study_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="is not a study's folder"):
+        draw_study(tmp_path)
+    (tmp_path / "study.json").write_bytes(
+        b'{"study": "fig99", "scale": "smoke", "seeds": [0], "runs": "r", "stores": []}'
+    )
+    with pytest.raises(RunError, match="unknown study 'fig99'"):
+        draw_study(tmp_path)
