@@ -86,7 +86,7 @@ def scaling_curves(
     return figure
 
 
-def short(value: float) -> str:
+def short(value: int | float) -> str:
     """1234567 as 1.2M."""
     for size, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:

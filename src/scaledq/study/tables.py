@@ -40,8 +40,8 @@ class Family:
 def sizes(run: Run) -> dict[str, float]:
     """How large a run was, along each axis."""
     return {
-        "parameters": run.facts["parameters"],
-        "transitions": sum(run.facts["transitions"]),
+        "parameters": float(run.facts["parameters"]),
+        "transitions": float(sum(run.facts["transitions"])),
         "operations": cost(run.config, run.tasks).operations,
     }
 
