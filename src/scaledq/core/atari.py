@@ -9,6 +9,9 @@ from scaledq.core.config import config
 from scaledq.core.errors import TaskError, suggest
 from scaledq.core.task import Task
 
+JOYSTICK = 18
+"""All that an Atari's joystick can do, in ALE's order."""
+
 
 @config
 class Game:
@@ -28,6 +31,8 @@ class Game:
     """False for the five games without a standard human score (Carnival and Pooyan of the 40)."""
     role: str
     """train40, heldout5, mgdt41 or other."""
+    joystick: tuple[int, ...]
+    """Which of ALE's 18 actions each of the game's own is."""
 
     @property
     def rom(self) -> str:
@@ -58,6 +63,7 @@ def _game(row: dict[str, str]) -> Game:
         data_mean_first20=number("data_mean_first20"),
         agreed_human=row["score_src"] == "dqn_zoo",
         role=row["role"],
+        joystick=tuple(int(action) for action in row["joystick"].split()),
     )
 
 

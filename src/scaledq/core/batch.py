@@ -1,4 +1,4 @@
-"""The one shape of data that crosses from `data` to `learn`.
+"""The shapes of data that cross from `data` to `learn`: transitions, or windows of steps.
 
 Shapes, here and everywhere below: B batch, N tasks, A actions, Z atoms, D features,
 T window, C H W image; S frames in a stack, K = S + n frames held for an n-step
@@ -8,7 +8,7 @@ transition. `*frame` is the shape of one frame: H W for a picture, one axis for 
 from dataclasses import dataclass, fields, replace
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 
@@ -58,3 +58,45 @@ class Batch:
 
     def _tensors(self) -> dict[str, Tensor]:
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "stack"}
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Windows:
+    """B stretches of T successive steps, each within one episode; its end leaves padding behind.
+
+    Padding holds zeros and comes last, so that a causal network never sees it before a real step.
+    """
+
+    frames: Shaped[Tensor, "B T *frame"]
+    """One observation a step, without a stack."""
+    task: Int[Tensor, "B"]
+    action: Int[Tensor, "B T"]
+    reward: Float[Tensor, "B T"]
+    """What followed each action, clipped."""
+    return_to_go: Float[Tensor, "B"]
+    """Undiscounted sum of the clipped rewards from the first step to the episode's end; NaN where
+    the log does not know that end."""
+    steps: Int[Tensor, "B"]
+    """How many of the T steps are real: at least 1."""
+    noise: int = 0
+    """Names the dropout of this optimiser step: a function of (seed, step), as all else here."""
+
+    @property
+    def real(self) -> Bool[Tensor, "B T"]:
+        """False in padding."""
+        places = torch.arange(self.action.shape[1], device=self.steps.device)
+        return places < self.steps[:, None]
+
+    def __len__(self) -> int:
+        return len(self.task)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Windows":
+        """The same windows on another device."""
+        moved = {k: v.to(device, non_blocking=non_blocking) for k, v in self._tensors().items()}
+        return replace(self, **moved)
+
+    def pinned(self) -> "Windows":
+        """The same windows in page-locked memory."""
+        return replace(self, **{k: v.pin_memory() for k, v in self._tensors().items()})
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "noise"}

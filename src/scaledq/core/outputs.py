@@ -1,6 +1,7 @@
 """What a network answers, and what an objective asks of it: the words between `nets` and `learn`.
 
-A network is a callable `(obs [B S *frame], task [B]) -> Outputs`.
+A network is a callable `(obs [B S *frame], task [B]) -> Outputs`; one that reads windows of steps
+is a callable `(frames [B T *frame], task [B], action [B T], reward [B T], ...) -> Outputs`.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,7 @@ Outputs = dict[str, Tensor]
 for each HeadSpec: [B A Z] where it is per action, else [B Z]. Slots of actions that a task lacks
 hold finite numbers; whoever reduces over actions masks them with `available`."""
 
-Network = Callable[[Tensor, Tensor], Outputs]
+Network = Callable[..., Outputs]
 
 
 @config

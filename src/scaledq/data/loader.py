@@ -1,6 +1,7 @@
 """From logs to batches: batch t is a function of (seed, t), and the next ones are read meanwhile.
 
 Shapes: B batch (this rank's part of the global one), S stack, n steps, K = S + n frames of a row.
+A window of steps holds K = T frames (sequences.py).
 """
 
 import hashlib
@@ -16,16 +17,18 @@ import tensorstore as ts
 import torch
 from torch import Tensor
 
-from scaledq.core.batch import Batch
+from scaledq.core.batch import Batch, Windows
 from scaledq.core.config import config
 from scaledq.core.errors import ConfigError, DataError, TaskError, suggest
 from scaledq.core.task import Task
 from scaledq.data import zarr
 from scaledq.data.columns import Columns
-from scaledq.data.sampler import sample
+from scaledq.data.reader import Plan
+from scaledq.data.sampler import draws, sample
+from scaledq.data.sequences import Sequences
 from scaledq.data.store import Log, Store
 from scaledq.data.view import View, select
-from scaledq.data.windows import Runs, Walk, clipped, runs, walk
+from scaledq.data.windows import Walk, clipped, runs, walk
 
 HORIZON = 4096
 """Rows that `returns` looks ahead at most."""
@@ -55,6 +58,29 @@ class Transitions:
         if self.reward_clip is not None and not self.reward_clip > 0:
             raise ConfigError(f"transitions: reward_clip must be positive, got {self.reward_clip}")
 
+    def reader(self, columns: Columns) -> "TransitionReader":
+        """Cuts transitions from these columns."""
+        return TransitionReader(self, columns)
+
+
+class TransitionReader:
+    """See `reader.Reader`."""
+
+    choosable, lacking = None, ""
+
+    def __init__(self, cfg: Transitions, columns: Columns):
+        self.cfg, self.columns = cfg, columns
+
+    def plan(self, task: np.ndarray, rows: np.ndarray, draws: np.ndarray) -> Plan:
+        t, columns = self.cfg, self.columns
+        found = walk(columns, rows, n=t.n_step, gamma=t.gamma, clip=t.reward_clip)
+        numbers = samples(t, found, task, action=columns.action[rows], reward=columns.reward[rows])
+        return Plan(numbers, runs(columns, rows, found.steps, stack=t.stack), t.stack + t.n_step)
+
+    def batch(self, frames: np.ndarray, numbers: dict[str, np.ndarray]) -> Batch:
+        tensors = {name: torch.from_numpy(values) for name, values in numbers.items()}
+        return Batch(frames=torch.from_numpy(frames), **tensors, stack=self.cfg.stack)
+
 
 def samples(
     t: Transitions, found: Walk, task: np.ndarray, *, action: np.ndarray, reward: np.ndarray
@@ -77,12 +103,14 @@ class Loader:
     Args:
       stores: a task's logs in all of them are taken together.
       tasks: names; their order is the meaning of `Batch.task`.
+      transitions: what a row becomes: a transition, or a window of steps.
       batch_size: of the global batch; rank r of `world` gets its rows r::world.
       prefetch: batches that `stream` keeps ready.
       pinned: `stream` leaves them in page-locked memory, for copies to a GPU.
 
     Raises:
-      DataError: a task that no store has, a damaged log, or a view that leaves a task empty.
+      DataError: a task that no store has, a damaged log, a view that leaves a task empty, or
+        returns to go that no log of a task knows.
       TaskError: tasks of unequal frames, or stores that disagree about a task.
     """
 
@@ -92,7 +120,7 @@ class Loader:
         tasks: Sequence[str],
         *,
         view: View,
-        transitions: Transitions,
+        transitions: Transitions | Sequences,
         batch_size: int,
         seed: int,
         rank: int = 0,
@@ -114,9 +142,11 @@ class Loader:
         """Names the data (not the view) that batches come from."""
         pieces = [[(log, *view.piece(len(log))) for log in group] for group in logs]
         self._columns = Columns.load([piece for group in pieces for piece in group])
+        self._reader = transitions.reader(self._columns)
         edges = self._columns.offsets[np.cumsum([0, *map(len, pieces)])].tolist()
+        among, lacking = self._reader.choosable, self._reader.lacking
         self._selections = [
-            select(view, self._columns, first, last, task=task.name)
+            select(view, self._columns, first, last, task=task.name, among=among, lacking=lacking)
             for task, first, last in zip(self.tasks, edges, edges[1:], strict=False)
         ]
         self.sizes = np.array([len(selection) for selection in self._selections])
@@ -128,17 +158,17 @@ class Loader:
         self._part = slice(rank, None, world)
         self._prefetch, self._pinned = prefetch, pinned
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int) -> Batch | Windows:
         """This rank's part of the global batch of optimiser step `step`."""
         return self._complete(self._issue(step))
 
-    def stream(self, start: int, stop: int) -> Generator[Batch, None, None]:
+    def stream(self, start: int, stop: int) -> Generator[Batch | Windows, None, None]:
         """Batches of steps start..stop-1; a thread keeps the next ones ready.
 
         Closing the iterator ends the thread; what fails in the thread is raised here.
         """
         slots, closed = threading.Semaphore(self._prefetch), threading.Event()
-        ready: queue.SimpleQueue[Batch | Exception] = queue.SimpleQueue()
+        ready: queue.SimpleQueue[Batch | Windows | Exception] = queue.SimpleQueue()
         arguments = (range(start, stop), slots, closed, ready)
         thread = threading.Thread(target=self._fill, args=arguments, name="loader", daemon=True)
         thread.start()
@@ -160,9 +190,11 @@ class Loader:
         """Discounted sum of clipped rewards from each row of `batch(step)` to its episode's end.
 
         float32 [B]; NaN where that end is not in the log. Rewards whose weight is below 1e-4, or
-        that lie 4,096 rows ahead, are left out. O(B * look-ahead): for logging steps.
+        that lie 4,096 rows ahead, are left out. O(B * look-ahead): for logging steps. Windows have
+        their undiscounted returns to go in themselves.
         """
         t = self._transitions
+        assert isinstance(t, Transitions), "of transitions only"
         n = int((t.gamma ** np.arange(HORIZON, dtype=np.float64) > NEGLIGIBLE).sum())
         found = walk(self._columns, self._rows(step)[1], n=n, gamma=t.gamma, clip=t.reward_clip)
         known = found.ended | ((found.steps == n) & (t.gamma**n <= NEGLIGIBLE))
@@ -183,36 +215,33 @@ class Loader:
     def _issue(self, step: int) -> "_Reading":
         """Names a batch's rows and starts reading their frames."""
         task, rows = self._rows(step)
-        t, columns = self._transitions, self._columns
-        found = walk(columns, rows, n=t.n_step, gamma=t.gamma, clip=t.reward_clip)
-        frames = runs(columns, rows, found.steps, stack=t.stack)
-        numbers = samples(t, found, task, action=columns.action[rows], reward=columns.reward[rows])
-        piece, first = columns.locate(frames.first)
-        logs = [columns.pieces[p][0] for p in piece]
-        spans = zip(logs, first.tolist(), frames.length.tolist(), strict=True)
+        chance = draws(seed=self._seed, step=step, batch=self._batch_size)[self._part]
+        plan = self._reader.plan(task, rows, chance)
+        piece, first = self._columns.locate(plan.runs.first)
+        logs = [self._columns.pieces[p][0] for p in piece]
+        spans = zip(logs, first.tolist(), plan.runs.length.tolist(), strict=True)
         reads = [(log, log.frames[at : at + count].read()) for log, at, count in spans]
-        return _Reading(numbers, reads, frames)
+        return _Reading(plan, reads)
 
-    def _complete(self, reading: "_Reading") -> Batch:
+    def _complete(self, reading: "_Reading") -> Batch | Windows:
         """Waits for the frames and puts the batch together."""
-        t, task = self._transitions, self.tasks[0]
-        shape = (len(reading.frames), t.stack + t.n_step, *task.frame_shape)
+        task, plan = self.tasks[0], reading.plan
+        shape = (len(reading.frames), plan.held, *task.frame_shape)
         frames = np.zeros(shape, task.frame_dtype)
-        places = zip(reading.runs.place.tolist(), reading.runs.length.tolist(), strict=True)
+        places = zip(plan.runs.place.tolist(), plan.runs.length.tolist(), strict=True)
         for out, (log, future), (at, count) in zip(frames, reading.frames, places, strict=True):
             try:
                 out[at : at + count] = future.result()
             except zarr.FAILURES as error:
                 raise log.failure("frames", error) from error
-        tensors = {name: torch.from_numpy(values) for name, values in reading.numbers.items()}
-        return Batch(frames=torch.from_numpy(frames), **tensors, stack=t.stack)
+        return self._reader.batch(frames, plan.numbers)
 
     def _fill(
         self,
         steps: range,
         slots: threading.Semaphore,
         closed: threading.Event,
-        ready: "queue.SimpleQueue[Batch | Exception]",
+        ready: "queue.SimpleQueue[Batch | Windows | Exception]",
     ) -> None:
         """The thread: the reads of a batch are under way while the one before is put together."""
         try:
@@ -231,9 +260,8 @@ class Loader:
 class _Reading(NamedTuple):
     """A batch whose frames are on their way."""
 
-    numbers: dict[str, np.ndarray]
+    plan: Plan
     frames: list[tuple[Log, "ts.Future[np.ndarray]"]]
-    runs: Runs
 
 
 def _logs(stores: Sequence[Store], task: str) -> list[Log]:

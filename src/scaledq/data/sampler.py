@@ -28,3 +28,10 @@ def sample(
     edges = np.cumsum(shares)
     task = np.searchsorted(edges / edges[-1], which, side="right")
     return task, (where * sizes[task]).astype(np.int64)
+
+
+def draws(*, seed: int, step: int, batch: int) -> np.ndarray:
+    """A random number below 2**62 for each row of the global batch, apart from what chose the row:
+    int64 [B], the same whatever the number of ranks."""
+    rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 1, step]))
+    return rng.integers(1 << 62, size=batch)

@@ -144,14 +144,31 @@ class Selection:
         return self.starts[run] + index - self.before[run]
 
 
-def select(view: View, columns: Columns, first: int, last: int, *, task: str) -> Selection:
+def select(
+    view: View,
+    columns: Columns,
+    first: int,
+    last: int,
+    *,
+    task: str,
+    among: np.ndarray | None = None,
+    lacking: str = "",
+) -> Selection:
     """The usable transitions among rows first..last-1 of `columns`, which are all of one task's.
+
+    Args:
+      among: bool [R] over all rows of `columns`: others are left out.
+      lacking: what those others lack.
 
     Raises:
       DataError: there are none.
     """
     bits = columns.flags[first:last]
     chosen = (bits & USABLE).astype(bool)
+    if among is not None and chosen.any():
+        chosen &= among[first:last]
+        if not chosen.any():
+            raise DataError(f"{task} lacks {lacking}")
     if chosen.any():
         match view.rows:
             case Uniform(fraction=fraction, seed=seed):

@@ -21,6 +21,7 @@ from scaledq.learn.c51 import C51
 from scaledq.learn.cql import gap, masked, of_action
 from scaledq.learn.dr3 import coadaptation
 from scaledq.learn.iql import IQL
+from scaledq.learn.sequence import DecisionTransformer, SequenceCloning
 from scaledq.learn.td import MSE, TDError
 
 
@@ -110,4 +111,12 @@ class ReturnRegression:
         return td, {"td": td.detach()}
 
 
-Objective = ScaledQL | BehaviourCloning | DiscreteBCQ | IQL | ReturnRegression
+Objective = (
+    ScaledQL
+    | BehaviourCloning
+    | DiscreteBCQ
+    | IQL
+    | ReturnRegression
+    | DecisionTransformer
+    | SequenceCloning
+)

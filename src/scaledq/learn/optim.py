@@ -1,12 +1,14 @@
 """How weights move: Adam as the paper's lineage sets it, and when the target network follows."""
 
 from collections.abc import Iterable
+from typing import Literal
 
 from torch import nn
-from torch.optim import Adam, AdamW
+from torch.optim import Adam, AdamW, Optimizer
 
 from scaledq.core.config import config
 from scaledq.core.errors import ConfigError
+from scaledq.learn.lamb import Lamb
 
 
 @config
@@ -26,6 +28,8 @@ class OptimConfig:
     """Steps between two moves of the target network."""
     target_fraction: float = 1.0
     """How far it then moves to the online weights: 1 copies; 0.005 with target_every=1 averages."""
+    rule: Literal["adam", "lamb"] = "adam"
+    """LAMB scales each layer's step to its weights (You et al., 2020)."""
 
     def __post_init__(self) -> None:
         if not (self.lr > 0 and self.eps > 0 and self.weight_decay >= 0):
@@ -51,7 +55,7 @@ class OptimConfig:
         """The learning rate of the step-th update, counted from 0."""
         return self.lr * min(1.0, (step + 1) / self.warmup) if self.warmup else self.lr
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> Adam:
+    def build(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         """The optimizer of these parameters; frozen ones are left out.
 
         Fused, because only the fused kernel can be told on the device to skip a step.
@@ -59,6 +63,14 @@ class OptimConfig:
         trained = [p for p in parameters if p.requires_grad]
         if not trained:
             raise ConfigError("nothing to train: every parameter of the network is frozen")
+        if self.rule == "lamb":
+            return Lamb(
+                trained,
+                lr=self.lr,
+                betas=self.betas,
+                eps=self.eps,
+                weight_decay=self.weight_decay,
+            )
         kind = AdamW if self.weight_decay else Adam
         return kind(
             trained,
