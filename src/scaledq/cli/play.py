@@ -20,7 +20,8 @@ class Evaluate:
     """Whole episodes of each task."""
     protocol: str = ""
     """The run's own by default; a preset's name otherwise."""
-    selection: Literal["greedy", "sampled"] = "greedy"
+    selection: Literal["greedy", "sampled", "notebook"] | None = None
+    """greedy for most; transformers sample, or follow their released notebook's rule."""
     seed: int = 1_000
 
     def __call__(self) -> None:

@@ -59,6 +59,7 @@ class Batch:
     def _tensors(self) -> dict[str, Tensor]:
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "stack"}
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Windows:
     """B stretches of T successive steps, each within one episode; its end leaves padding behind.

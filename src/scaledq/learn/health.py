@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from scaledq.core.batch import Batch
+from scaledq.core.batch import Batch, Windows
 from scaledq.core.errors import ConfigError, suggest
 from scaledq.core.outputs import Outputs
 from scaledq.learn.c51 import C51
@@ -22,6 +22,7 @@ from scaledq.learn.hl_gauss import HLGauss, TwoHot
 from scaledq.learn.iql import IQL
 from scaledq.learn.learner import Learner
 from scaledq.learn.objective import ScaledQL
+from scaledq.learn.sequence import DecisionTransformer, SequenceCloning, of_windows
 from scaledq.learn.td import TDError
 
 Supported = C51 | HLGauss | TwoHot
@@ -86,7 +87,7 @@ def advise(values: Mapping[str, float]) -> list[str]:
 
 @torch.no_grad()
 def measure(
-    learner: Learner, batch: Batch, *, returns: Float[Tensor, "B"] | None = None
+    learner: Learner, batch: Batch | Windows, *, returns: Float[Tensor, "B"] | None = None
 ) -> dict[str, float]:
     """What one batch shows of a learner's health; waits for the device.
 
@@ -98,8 +99,11 @@ def measure(
       feature_norm, effective_rank, coadaptation, dead_units, agreement; with a TD error q_data,
       q_greedy, cql_gap, and where returns are known return_data and overestimation; with a
       support end_mass, clipped, support_low and support_high. Q, but for the gap, is in units of
-      the rewards: unitary scaling is undone.
+      the rewards: unitary scaling is undone. Of windows: agreement, feature_norm, effective_rank,
+      dead_units, reward_accuracy and, with returns to go, return_accuracy.
     """
+    if isinstance(batch, Windows):
+        return _numbers(_of_sequences(learner, batch))
     outputs = learner.net(batch.obs, batch.task)
     next_outputs = learner.net(batch.next_obs, batch.task)
     choice = learner.objective.preferences(outputs).argmax(-1)
@@ -111,8 +115,27 @@ def measure(
         values |= of_values(td, outputs, batch, choice=choice, returns=returns, scale=scale)
     if isinstance(td, Supported):
         values |= _of_support(learner, td, outputs, next_outputs, batch, returns)
+    return _numbers(values)
+
+
+def _numbers(values: dict[str, Tensor]) -> dict[str, float]:
+    """On the host; without what is not a number."""
     names, numbers = list(values), torch.stack([v.float() for v in values.values()]).tolist()
     return {name: x for name, x in zip(names, numbers, strict=True) if x == x}
+
+
+def _of_sequences(learner: Learner, windows: Windows) -> dict[str, Tensor]:
+    """Without dropout; features are those that the policy reads, at every real step."""
+    objective = learner.objective
+    assert isinstance(objective, DecisionTransformer | SequenceCloning), "windows are theirs"
+    training = learner.net.training
+    learner.net.eval()
+    outputs = objective.answer(learner.net, windows)
+    learner.net.train(training)
+    features = outputs["features"][windows.real]
+    values = of_features(features, features)
+    del values["coadaptation"]
+    return values | of_windows(objective, outputs, windows)
 
 
 def of_features(
@@ -225,7 +248,9 @@ def reach(
     return low, high
 
 
-def conflict(learner: Learner, batch: Batch, *, layer: str, tasks: int = 4) -> dict[str, float]:
+def conflict(
+    learner: Learner, batch: Batch | Windows, *, layer: str, tasks: int = 4
+) -> dict[str, float]:
     """Cosines between tasks' gradients in one layer: mean and lowest of all pairs.
 
     One forward pass, then a backward pass for each task down to `layer` and no further, so pick a

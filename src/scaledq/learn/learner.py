@@ -4,7 +4,7 @@ Shapes: B batch, N tasks.
 """
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import torch
@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from scaledq.core.batch import Batch
+from scaledq.core.batch import Batch, Windows
 from scaledq.core.errors import DivergedError, RunError, suggest
 from scaledq.core.outputs import Network
+from scaledq.learn.bc import Loss
 from scaledq.learn.objective import Objective
 from scaledq.learn.optim import OptimConfig
 from scaledq.learn.td import MSE, reward_deviation, reward_moments
@@ -55,7 +56,8 @@ class Learner:
         if objective.bootstraps:
             held = copy.deepcopy(net) if target is None else target
             self.target_net = held.requires_grad_(False)
-        self._losses = torch.compile(objective.__call__) if compiled else objective
+        lose: Callable[..., Loss] = torch.compile(objective.__call__) if compiled else objective
+        self._losses = lose  # of the batches that its network reads
         self.optimizer = optim.build(net.parameters())
         self.step = 0
         device = next(net.parameters()).device
@@ -67,7 +69,7 @@ class Learner:
         self.task_loss = torch.full((tasks,), torch.nan, device=device)
         """Mean loss of each task in the last batch [N]; NaN where the batch had none of it."""
 
-    def update(self, batch: Batch) -> dict[str, Tensor]:
+    def update(self, batch: Batch | Windows) -> dict[str, Tensor]:
         """Takes one step; its scalars stay on the device, so that no step waits for the host.
 
         A step whose loss or gradient is not finite leaves weights and moments as they were;
@@ -89,7 +91,7 @@ class Learner:
         self.task_loss = by_task(loss.detach(), batch.task, tasks=self.tasks)
         return {"loss": scalars.pop("loss"), "grad_norm": grad_norm, **scalars}
 
-    def losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(self, batch: Batch | Windows) -> tuple[Tensor, dict[str, Tensor]]:
         """Per-sample loss and its terms: all forward passes of a step, and nothing else."""
         return self._losses(self.forward, self.target_net or self.forward, batch)
 
@@ -112,9 +114,9 @@ class Learner:
         """What each task's rewards are divided by [N]; ones without unitary scaling."""
         return reward_deviation(self.reward_moments)
 
-    def scaled(self, batch: Batch, moments: Tensor | None = None) -> Batch:
+    def scaled(self, batch: Batch | Windows, moments: Tensor | None = None) -> Batch | Windows:
         """The batch as the objective sees it: rewards in units of their task's deviation."""
-        if not self.unitary:
+        if not self.unitary or isinstance(batch, Windows):
             return batch
         scale = reward_deviation(self.reward_moments if moments is None else moments)
         return replace(batch, reward=batch.reward / scale[batch.task].to(batch.reward.dtype))
@@ -169,8 +171,8 @@ class Learner:
         """This process's summand of the mean over all ranks."""
         return values.mean() if self.share == 1 else values.mean() * self.share
 
-    def _moments(self, batch: Batch) -> Tensor:
-        if not self.unitary:
+    def _moments(self, batch: Batch | Windows) -> Tensor:
+        if not self.unitary or isinstance(batch, Windows):
             return self.reward_moments
         new = reward_moments(batch.step_reward, batch.task, tasks=self.tasks)
         return self.reward_moments + across_ranks(new, mean=False)

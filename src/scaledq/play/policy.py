@@ -6,8 +6,9 @@ drawn again. Shapes: R rows, N tasks, A actions, S frames in a stack.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, runtime_checkable
+from typing import TYPE_CHECKING, Literal, runtime_checkable
 from typing import Protocol as Interface
 
 import numpy as np
@@ -20,7 +21,11 @@ from scaledq.core.outputs import Network, Outputs
 from scaledq.core.seeds import stream
 from scaledq.core.task import Task
 
-Selection = Literal["greedy", "sampled"]
+if TYPE_CHECKING:
+    from scaledq.play.envs import Steps
+
+Selection = Literal["greedy", "sampled", "notebook"]
+"""How an action is chosen from preferences; the last is a decision transformer's only."""
 Obs = Shaped[np.ndarray, "R S *frame"]
 Rows = Int[np.ndarray, "R"]
 Uniform = Float[np.ndarray, "R"]
@@ -41,6 +46,40 @@ class Policy(Interface):
         ...
 
     def act(self, obs: Obs, task: Rows, uniform: Uniform) -> Rows: ...
+
+
+@runtime_checkable
+class Remembering(Interface):
+    """A policy that must be told what became of its actions."""
+
+    def start(self, rows: int) -> None:
+        """Episodes begin in so many rows."""
+        ...
+
+    def note(self, actions: Rows, steps: "Steps") -> None:
+        """What was really done in each row (chance may have interfered), and what it led to."""
+        ...
+
+
+def start(policy: Policy, rows: int) -> None:
+    """Tells a policy that remembers that play begins."""
+    if isinstance(policy, Remembering):
+        policy.start(rows)
+
+
+def note(policy: Policy, actions: Rows, steps: "Steps") -> None:
+    """Tells a policy that remembers what happened."""
+    if isinstance(policy, Remembering):
+        policy.note(actions, steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Appraisal:
+    """What a policy thinks of every action, and which one it takes."""
+
+    values: Float[np.ndarray, "R A"]
+    """Values or logits, -inf where unavailable; or probabilities, 0 where unavailable."""
+    actions: Int[np.ndarray, "R"]
 
 
 class NetPolicy:
@@ -78,7 +117,12 @@ class NetPolicy:
         return self.preferences(self.net(pictures, heads)).float().cpu().numpy()
 
     def act(self, obs: Obs, task: Rows, uniform: Uniform) -> Rows:
-        return choose(self.values(obs, task), uniform, selection=self.selection)
+        return self.appraise(obs, task, uniform).actions
+
+    def appraise(self, obs: Obs, task: Rows, uniform: Uniform) -> Appraisal:
+        """Preferences, and the action chosen from them."""
+        values = self.values(obs, task)
+        return Appraisal(values, choose(values, uniform, selection=self.selection))
 
     def __call__(
         self, obs: Obs, task: str | None = None, *, rng: np.random.Generator | None = None
@@ -124,6 +168,7 @@ def choose(
     """One action a row: the preferred one, or drawn from the softmax by inverting its sums."""
     if selection == "greedy":
         return preferences.argmax(-1)
+    assert selection == "sampled", "what else there is needs returns: see sequence.py"
     weights = np.exp(preferences.astype(np.float64) - preferences.max(-1, keepdims=True))
     sums = weights.cumsum(-1)
     total = sums[:, -1:]

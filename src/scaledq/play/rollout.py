@@ -14,7 +14,7 @@ from scaledq.core.errors import ConfigError
 from scaledq.core.protocol import Protocol
 from scaledq.core.seeds import episode_seed
 from scaledq.play.envs import Fleet, Steps, make_fleet
-from scaledq.play.policy import Dice, Policy, index, scale
+from scaledq.play.policy import Dice, Policy, index, note, scale, start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,11 +78,13 @@ def play_on(
     count = np.array([task.actions for task in fleet.tasks])[fleet.task_index]
     choice, chance = (Dice(seed, name, fleet.names) for name in ("choice", "epsilon"))
     fleet.reset(score.playing, score.seeds(score.playing))
+    start(policy, fleet.rows)
     step = 0
     while score.playing.any():
         actions = policy.act(fleet.obs, heads, choice.at(step))
         actions = disturb(actions, count, chance.at(step), epsilon=protocol.epsilon)
         steps = fleet.step(actions, live=score.live)
+        note(policy, actions, steps)
         yield from score.add(steps)
         begun = steps.ended & score.playing
         if begun.any():

@@ -20,8 +20,9 @@ from scaledq.core.files import write_atomic
 from scaledq.core.protocol import PRESETS, Protocol
 from scaledq.core.seeds import episode_seed
 from scaledq.play.envs import is_game, make_all, make_fleet
-from scaledq.play.policy import Dice, NetPolicy, choose, index
+from scaledq.play.policy import Dice, NetPolicy, index, note, start
 from scaledq.play.rollout import disturb
+from scaledq.play.sequence import SequencePolicy
 
 if TYPE_CHECKING:
     from scaledq.play.atari import ColourScreen
@@ -33,6 +34,8 @@ GAME, PANEL, CAPTION, LINE = (320, 420), 240, 24, 23
 SIZE = (GAME[0] + PANEL, GAME[1] + CAPTION)
 BACK, INK, DIM, BAR, TAKEN = "#12141a", "#e8eaed", "#8b93a3", "#4a5568", "#ffb000"
 
+Actor = NetPolicy | SequencePolicy
+"""Whose appraisal of actions can be shown: values, or else probabilities."""
 Picture = UInt8[np.ndarray, "height width 3"]
 
 
@@ -49,7 +52,7 @@ class Moment:
 
 
 def record(
-    policy: NetPolicy,
+    policy: Actor,
     task: str,
     protocol: Protocol,
     *,
@@ -77,14 +80,14 @@ def record(
 
 
 def record_bytes(
-    policy: NetPolicy, task: str, protocol: Protocol, *, seed: int, max_steps: int, fps: int = FPS
+    policy: Actor, task: str, protocol: Protocol, *, seed: int, max_steps: int, fps: int = FPS
 ) -> bytes:
     """As `record`, but the mp4 itself."""
     return _film(policy, task, protocol, seed=seed, max_steps=max_steps, fps=fps)[0]
 
 
 def _film(
-    policy: NetPolicy, task: str, protocol: Protocol, *, seed: int, max_steps: int, fps: int
+    policy: Actor, task: str, protocol: Protocol, *, seed: int, max_steps: int, fps: int
 ) -> tuple[bytes, int]:
     index(policy, task)  # a misspelt task is told before any game is looked for
     names, steps = action_names(task), 0
@@ -99,7 +102,7 @@ def _film(
 
 
 def watch(
-    policy: NetPolicy, task: str, protocol: Protocol, *, seed: int, max_steps: int
+    policy: Actor, task: str, protocol: Protocol, *, seed: int, max_steps: int
 ) -> Iterator[Moment]:
     """Plays the episode and yields each moment of it."""
     head = np.array([index(policy, task)])
@@ -110,14 +113,15 @@ def watch(
         if len(fleet.tasks[0].frame_shape) < 2:
             raise TaskError(f"{task} has no pictures to film, only {fleet.tasks[0].frame_shape}")
         fleet.reset(np.array([True]), np.array([own]))
+        start(policy, fleet.rows)
         colours, score = _colours(task, protocol, own), 0.0
         for step in range(max_steps):
-            values = policy.values(fleet.obs, head)
-            actions = choose(values, choice.at(step), selection=policy.selection)
-            actions = disturb(actions, count, chance.at(step), epsilon=protocol.epsilon)
+            thought = policy.appraise(fleet.obs, head, choice.at(step))
+            actions = disturb(thought.actions, count, chance.at(step), epsilon=protocol.epsilon)
             screen = colours.picture if colours else fleet.obs[0, -1].copy()
-            yield Moment(screen, values[0, : count[0]], int(actions[0]), score, step)
+            yield Moment(screen, thought.values[0, : count[0]], int(actions[0]), score, step)
             steps = fleet.step(actions)
+            note(policy, actions, steps)
             score += float(steps.reward[0])
             if steps.ended[0]:
                 return

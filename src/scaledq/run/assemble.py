@@ -6,18 +6,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from scaledq.core.errors import TaskError
+from scaledq.core.errors import ConfigError, TaskError
 from scaledq.core.outputs import HeadSpec
 from scaledq.core.task import Task
+from scaledq.core.vocabulary import vocabulary
 from scaledq.data.loader import Loader
 from scaledq.data.store import open_store
 from scaledq.learn.learner import Learner
+from scaledq.learn.sequence import DecisionTransformer, SequenceCloning
+from scaledq.nets.decoder import Decoder
 from scaledq.nets.head import NeckConfig, Network
 from scaledq.nets.impala import Impala, ImpalaConfig
 from scaledq.nets.mlp import MLP, MLPConfig
 from scaledq.nets.nature import Nature, NatureConfig
 from scaledq.nets.resnet import ResNet, ResNetConfig
+from scaledq.nets.transformer import Transformer, TransformerConfig
 from scaledq.play.policy import NetPolicy, Selection
+from scaledq.play.sequence import SequencePolicy
 from scaledq.run.compute import prepared
 from scaledq.run.config import Encoder, RunConfig
 from scaledq.run.parallel import Ranks
@@ -35,14 +40,18 @@ def encoder(cfg: Encoder, shape: tuple[int, ...]) -> nn.Module:
             return Nature(cfg, shape)
         case MLPConfig():
             return MLP(cfg, shape)
+        case TransformerConfig():
+            raise ConfigError("encoder: a transformer reads windows; take recipe dt")
 
 
-def network(cfg: RunConfig, tasks: tuple[Task, ...]) -> Network:
+def network(cfg: RunConfig, tasks: tuple[Task, ...]) -> Network | Transformer:
     """The run's network, initialised from its seed; the global random state is left as it was."""
     frames = {(task.frame_shape, task.frame_dtype): task.name for task in tasks}
     if len(frames) > 1:
         (one, a), (other, b) = list(frames.items())[:2]
         raise TaskError(f"one run, one frame shape: {a} has {one}, {b} has {other}")
+    if isinstance(cfg.encoder, TransformerConfig):
+        return transformer(cfg, cfg.encoder, tasks)
     return untrained(
         cfg.encoder,
         cfg.neck,
@@ -67,6 +76,21 @@ def untrained(
         torch.manual_seed(seed)
         layers = encoder(body, (stack, *tasks[0].frame_shape))
         return Network(layers, neck, tasks=tuple(task.actions for task in tasks), heads=heads)
+
+
+def transformer(cfg: RunConfig, body: TransformerConfig, tasks: tuple[Task, ...]) -> Transformer:
+    """As `network`, for a run that learns from windows."""
+    objective = cfg.objective
+    assert isinstance(objective, DecisionTransformer | SequenceCloning), "checked by RunConfig"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(cfg.seed)
+        return Transformer(
+            body,
+            tasks[0].frame_shape,
+            context=cfg.sequences.context,
+            vocabulary=vocabulary(tasks),
+            returns=objective.returns,
+        )
 
 
 def learner(
@@ -107,7 +131,7 @@ def loader(cfg: RunConfig, ranks: Ranks | None = None) -> Loader:
         [open_store(path) for path in cfg.stores],
         cfg.tasks,
         view=cfg.view,
-        transitions=cfg.transitions,
+        transitions=cfg.sequences if cfg.sequential else cfg.transitions,
         batch_size=cfg.batch_size,
         seed=cfg.seed,
         rank=ranks.rank,
@@ -129,13 +153,35 @@ def agent(cfg: PQNConfig, tasks: tuple[Task, ...], task_index: np.ndarray, *, se
 
 def policy(
     cfg: RunConfig,
-    net: Network,
+    net: Network | Transformer,
     *,
-    selection: Selection,
+    selection: Selection | None,
     device: str,
     frame: Task | None = None,
-) -> NetPolicy:
-    """The run's network as a policy over its tasks, whose frames are all like that task's."""
+) -> NetPolicy | SequencePolicy:
+    """The run's network as a policy over its tasks, whose frames are all like that task's.
+
+    Args:
+      selection: the run's own by default.
+
+    Raises:
+      ConfigError: a selection that the run's objective does not know.
+    """
+    selection = selection or cfg.selection
+    kappa = cfg.objective.kappa if isinstance(cfg.objective, DecisionTransformer) else None
+    if selection == "notebook" and kappa is None:
+        raise ConfigError(
+            f"selection 'notebook' is about returns, which {cfg.objective.kind!r} does not foresee;"
+            " take greedy or sampled"
+        )
+    if isinstance(net, Transformer):
+        return SequencePolicy(
+            lambda rows: Decoder(net, rows),
+            cfg.known_tasks,
+            context=cfg.sequences.context,
+            kappa=kappa,
+            selection=selection,
+        )
     return NetPolicy(
         net,
         cfg.objective.preferences,

@@ -23,7 +23,16 @@ from scaledq.data.manifest import Manifest
 from scaledq.data.sources.action_log import Episode, Header
 from scaledq.data.store import open_store, write_index
 from scaledq.play.envs import Fleet, make_fleet
-from scaledq.play.policy import Dice, PersistentPolicy, Policy, RandomPolicy, index
+from scaledq.play.policy import (
+    Dice,
+    PersistentPolicy,
+    Policy,
+    RandomPolicy,
+    Selection,
+    index,
+    note,
+    start,
+)
 from scaledq.play.rollout import disturb
 from scaledq.play.versions import versions
 from scaledq.run import assemble
@@ -69,7 +78,7 @@ class Trained:
     """The run's folder."""
     epsilon: float = 0.01
     """Probability of a random action instead."""
-    selection: Literal["greedy", "sampled"] = "greedy"
+    selection: Selection = "greedy"
 
     def __post_init__(self) -> None:
         if not 0 <= self.epsilon <= 1:
@@ -200,11 +209,14 @@ def _record_policy(cfg: CollectConfig, store: Path, *, threads: int) -> None:
         stage = Stage(fleet, tapes(cfg, fleet, store, None), steps=cfg.steps, seed=cfg.seed)
         opened.callback(stage.recorder.close)
         stage.begin()
+        start(policy, fleet.rows)
         bar = opened.enter_context(Progress(f"collect {', '.join(cfg.tasks)}", stage.total))
         while stage.step < stage.length:
             actions = policy.act(fleet.obs, heads, choice.at(stage.step))
             actions = disturb(actions, counts, chance.at(stage.step), epsilon=epsilon)
-            stage.renew(stage.play(actions))
+            steps = stage.play(actions)
+            note(policy, actions, steps)
+            stage.renew(steps)
             bar.show(stage.recorded)
         stage.finish()
 

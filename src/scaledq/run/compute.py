@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from scaledq.core.batch import Batch
+from scaledq.core.batch import Batch, Windows
 from scaledq.core.config import config
 from scaledq.core.errors import ConfigError
 from scaledq.nets.head import Network
@@ -55,7 +55,7 @@ def prepared(net: nn.Module, cfg: Compute, *, device: str) -> nn.Module:
     return net
 
 
-def feed(batches: Iterable[Batch], device: str) -> Generator[Batch, None, None]:
+def feed(batches: Iterable[Batch | Windows], device: str) -> Generator[Batch | Windows, None, None]:
     """The batches on `device`; on a GPU the next one's copy overlaps with work on the one before.
 
     They should lie in page-locked memory then (`Loader(pinned=True)`): other copies make the host
@@ -65,7 +65,7 @@ def feed(batches: Iterable[Batch], device: str) -> Generator[Batch, None, None]:
         yield from (batch.to(device) for batch in batches)
         return
     side = torch.cuda.Stream(device)
-    ahead: tuple[Batch, torch.cuda.Event] | None = None
+    ahead: tuple[Batch | Windows, torch.cuda.Event] | None = None
     for batch in batches:
         with torch.cuda.stream(side):
             copied = batch.to(device, non_blocking=True)
@@ -78,7 +78,7 @@ def feed(batches: Iterable[Batch], device: str) -> Generator[Batch, None, None]:
         yield _received(*ahead)
 
 
-def _received(batch: Batch, done: torch.cuda.Event) -> Batch:
+def _received(batch: Batch | Windows, done: torch.cuda.Event) -> Batch | Windows:
     """Lets the device, not the host, wait for the copy."""
     now = torch.cuda.current_stream()
     now.wait_event(done)

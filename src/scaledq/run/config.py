@@ -7,17 +7,21 @@ from scaledq.core.config import by_kind, config, fingerprint
 from scaledq.core.errors import ConfigError
 from scaledq.core.protocol import SCALED_QL, Protocol
 from scaledq.data.loader import Transitions
+from scaledq.data.sequences import Sequences
 from scaledq.data.view import View
 from scaledq.learn.objective import Objective, ScaledQL
 from scaledq.learn.optim import OptimConfig
+from scaledq.learn.sequence import DecisionTransformer, SequenceCloning
 from scaledq.nets.head import NeckConfig
 from scaledq.nets.impala import ImpalaConfig
 from scaledq.nets.mlp import MLPConfig
 from scaledq.nets.nature import NatureConfig
 from scaledq.nets.resnet import ResNetConfig
+from scaledq.nets.transformer import TransformerConfig
 from scaledq.run.compute import Compute
 
-Encoder = ResNetConfig | ImpalaConfig | NatureConfig | MLPConfig
+Encoder = ResNetConfig | ImpalaConfig | NatureConfig | MLPConfig | TransformerConfig
+"""A transformer is the whole network, and reads windows of steps: there is no neck behind it."""
 
 
 @config
@@ -71,6 +75,8 @@ class RunConfig:
     start: Start = Start()
     compute: Compute = Compute()
     """How the device computes a step; it changes last bits, and therefore the run's name."""
+    sequences: Sequences = Sequences()
+    """What transformers learn from instead of `transitions`."""
 
     def __post_init__(self) -> None:
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
@@ -81,6 +87,24 @@ class RunConfig:
         for task in self.start.keep:
             if task in self.tasks:
                 raise ConfigError(f"start.keep: {task} is among the tasks that this run learns")
+        if self.sequential != isinstance(self.encoder, TransformerConfig):
+            raise ConfigError(
+                f"objective {self.objective.kind!r} and encoder {self.encoder.kind!r} do not fit: "
+                "dt and bc_transformer learn with encoder 'transformer', and only they do"
+            )
+        if isinstance(self.objective, DecisionTransformer) and not self.sequences.returns:
+            raise ConfigError("objective 'dt' needs returns to go: leave sequences.returns true")
+
+    @property
+    def sequential(self) -> bool:
+        """Whether the run learns from windows of steps rather than from transitions."""
+        return isinstance(self.objective, DecisionTransformer | SequenceCloning)
+
+    @property
+    def selection(self) -> Literal["greedy", "sampled"]:
+        """How the run's policy chooses unless asked otherwise: transformers as their authors did,
+        who drew actions; all others the best."""
+        return "sampled" if self.sequential else "greedy"
 
     @property
     def known_tasks(self) -> tuple[str, ...]:

@@ -25,13 +25,14 @@ def evaluate(
     tasks: Sequence[str] = (),
     episodes: int = 16,
     protocol: Protocol | None = None,
-    selection: Selection = "greedy",
+    selection: Selection | None = None,
     seed: int = SEED,
 ) -> list[ScoreRow]:
     """Plays `episodes` whole episodes of each task and stores their rows in the run's scores.jsonl.
 
-    Rows of the same method, tasks, seed and protocol are replaced. BC's rows are named after how
-    the action was chosen, `bc (greedy)` or `bc (sampled)`.
+    Rows of the same method, tasks, seed and protocol are replaced. Actions are chosen in the run's
+    own way unless `selection` says otherwise; then the rows are named after it, as are all of BC's:
+    `bc (greedy)` or `bc (sampled)`.
 
     Raises:
       TaskError: a task that the run was not trained on.
@@ -42,6 +43,7 @@ def evaluate(
     for task in chosen:
         if task not in known:
             raise TaskError(f"{run.name} knows no task {task!r}; {suggest(task, known)}")
+    selection = selection or run.config.selection
     method = method_name(run, selection)
     rows = []
     policy = run.policy(selection=selection)
@@ -60,7 +62,8 @@ def evaluate(
 def method_name(run: Run, selection: Selection) -> str:
     """How score rows name what played."""
     kind = run.config.objective.kind
-    return f"{kind} ({selection})" if kind == "bc" or selection != "greedy" else kind
+    own = selection == run.config.selection and kind != "bc"
+    return kind if own else f"{kind} ({selection})"
 
 
 def _stored(path: Path) -> list[ScoreRow]:

@@ -43,8 +43,12 @@ def export(run: Run, out: Path) -> Path:
     """Writes the run's policy to `out` and a model card for people beside it (`<out>.md`).
 
     Raises:
-      RunError: an unknown suffix, an unfinished run, or ONNX is not installed.
+      RunError: an unknown suffix, an unfinished run, a transformer's, or ONNX is not installed.
     """
+    if run.config.sequential:
+        raise RunError(
+            f"{run.name} remembers its episode; only policies of single observations are exported"
+        )
     writers: dict[str, Callable[[Run, Card], bytes]] = {
         ".onnx": _onnx,
         ".pt2": _pt2,

@@ -19,7 +19,9 @@ from scaledq.core.errors import RunError
 from scaledq.core.files import write_atomic
 from scaledq.core.task import Task
 from scaledq.nets.head import Network
+from scaledq.nets.transformer import Transformer
 from scaledq.play.policy import NetPolicy, Selection
+from scaledq.play.sequence import SequencePolicy
 from scaledq.run import assemble
 from scaledq.run.config import RunConfig
 
@@ -50,7 +52,7 @@ class Run:
         return list(journal.read(path)) if path.exists() else []
 
     @cached_property
-    def network(self) -> Network:
+    def network(self) -> Network | Transformer:
         """The trained network on this machine's device, in evaluation mode.
 
         Raises:
@@ -70,7 +72,7 @@ class Run:
             raise RunError(f"{self.folder / WEIGHTS} cannot be used: {reason}") from error
         return net.to(device).eval()
 
-    def policy(self, *, selection: Selection = "greedy") -> NetPolicy:
+    def policy(self, *, selection: Selection | None = None) -> NetPolicy | SequencePolicy:
         """What the run learnt: the best action, or one drawn from the softmax of preferences."""
         net, device = self.network, assemble.device()
         return assemble.policy(

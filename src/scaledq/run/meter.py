@@ -7,15 +7,15 @@ from typing import Any
 from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from scaledq.core.batch import Batch
+from scaledq.core.batch import Batch, Windows
 from scaledq.core.journal import Journal
 from scaledq.learn.health import HEALTHY, advise, conflict, measure
 from scaledq.learn.learner import Learner
 from scaledq.run.folder import METRICS, Run
 
 CLIPPING = ("clipped", "support_low", "support_high")
-LAYER = "trunk"
-"""Where tasks' gradients are compared."""
+LAYERS = ("trunk", "norm")
+"""Where tasks' gradients are compared: before the heads."""
 
 
 class Meter:
@@ -44,10 +44,13 @@ class Meter:
         self.transitions += transitions
         self.waited += waited
 
-    def write(self, metrics: dict[str, Tensor], batch: Batch, returns: Tensor) -> str:
+    def write(
+        self, metrics: dict[str, Tensor], batch: Batch | Windows, returns: Tensor | None
+    ) -> str:
         """Writes one row and starts counting anew; returns a remark for the progress bar.
 
-        `returns` [B] are the Monte-Carlo returns of the batch that `metrics` are of.
+        `returns` [B] are the Monte-Carlo returns of the batch that `metrics` are of, if it holds
+        transitions.
         """
         if self.journal is None or self.board is None:
             if self.run.config.compute.shard:
@@ -58,8 +61,9 @@ class Meter:
         row |= {name: float(value) for name, value in metrics.items()}
         row |= measure(self.learner, batch, returns=returns)
         # Sharded, its backward passes would need every rank's part.
-        if _in_training(self.learner, LAYER) and not self.run.config.compute.shard:
-            row |= conflict(self.learner, batch, layer=LAYER)
+        for layer in () if self.run.config.compute.shard else LAYERS:
+            if _in_training(self.learner, layer):
+                row |= conflict(self.learner, batch, layer=layer)
         row["transitions_per_s"] = self.transitions / taken
         row["loader_wait"] = self.waited / taken
         self.journal.write(row)

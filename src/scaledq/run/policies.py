@@ -1,6 +1,7 @@
 """How a policy comes back: from a run's folder or from an exported file, ready to act.
 
-Everything that is loaded here is a NetPolicy: `policy(obs, task=name)` answers actions.
+What is loaded here answers actions: `policy(obs, task=name)`. Runs of transformers also want to
+know what was done and paid between the observations.
 """
 
 from collections.abc import Callable
@@ -15,30 +16,44 @@ from torch import Tensor
 from scaledq.core.errors import RunError
 from scaledq.core.outputs import Network, Outputs
 from scaledq.play.policy import NetPolicy, Selection
+from scaledq.play.sequence import SequencePolicy
 from scaledq.run import assemble
 from scaledq.run.card import KEY, Card, card, read_card
-from scaledq.run.folder import RUN, WEIGHTS, open_run
+from scaledq.run.folder import RUN, WEIGHTS, Run, open_run
 
 
-def load_policy(path: Path | str, *, selection: Selection = "greedy") -> NetPolicy:
+def load_policy(
+    path: Path | str, *, selection: Selection | None = None
+) -> NetPolicy | SequencePolicy:
     """The policy of a run: `policy(obs, task=name)` answers actions [B] for obs [B S *frame].
 
     Args:
       path: the run's folder, its weights.safetensors, or a file of `scaledq export`. Load a .pt2
         only if you trust where it comes from; the other two hold no code.
+      selection: the run's own by default; `greedy` for a file.
 
     Raises:
       RunError: there is nothing of the kind, it is damaged, or what it needs is not installed.
     """
-    return load(path, selection=selection)[0]
+    run = _run(Path(path))
+    return run.policy(selection=selection) if run else load(path, selection=selection)[0]
 
 
-def load(path: Path | str, *, selection: Selection = "greedy") -> tuple[NetPolicy, Card]:
-    """As `load_policy`, with what is known of the policy."""
+def load(path: Path | str, *, selection: Selection | None = None) -> tuple[NetPolicy, Card]:
+    """As `load_policy`, with what is known of the policy; only such as need no memory.
+
+    Raises:
+      RunError: as `load_policy`, and for a run of a transformer.
+    """
     place = Path(path)
-    if place.is_dir() or (place.name == WEIGHTS and (place.parent / RUN).exists()):
-        run = open_run(place if place.is_dir() else place.parent)
-        return run.policy(selection=selection), card(run)
+    if run := _run(place):
+        policy = run.policy(selection=selection)
+        if isinstance(policy, SequencePolicy):
+            raise RunError(
+                f"{run.name} remembers its episode, and here every observation stands alone; "
+                "use evaluate, watch or load_policy for it"
+            )
+        return policy, card(run)
     readers = {".onnx": _onnx, ".pt2": _pt2, ".safetensors": _safetensors}
     if not place.is_file() or place.suffix not in readers:
         raise RunError(
@@ -46,7 +61,14 @@ def load(path: Path | str, *, selection: Selection = "greedy") -> tuple[NetPolic
             ".safetensors file of `scaledq export`"
         )
     net, about, preferences = readers[place.suffix](place)
-    return _policy(net, about, preferences, selection=selection), about
+    return _policy(net, about, preferences, selection=selection or "greedy"), about
+
+
+def _run(place: Path) -> Run | None:
+    """The run whose folder or weights these are, if they are a run's."""
+    if place.is_dir() or (place.name == WEIGHTS and (place.parent / RUN).exists()):
+        return open_run(place if place.is_dir() else place.parent)
+    return None
 
 
 Found = tuple[Network, Card, Callable[[Outputs], Tensor]]

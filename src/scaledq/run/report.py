@@ -24,6 +24,11 @@ LABELS = {
     "bc (greedy)": "BC, greedy",
     "bc (sampled)": "BC, sampled",
     "bc": "BC",
+    "dt": "Decision transformer",
+    "dt (greedy)": "Decision transformer, greedy",
+    "dt (notebook)": "Decision transformer, released rule",
+    "bc_transformer": "BC transformer",
+    "bc_transformer (greedy)": "BC transformer, greedy",
     "behaviour": "Behaviour",
 }
 CLIP_STEPS = 450

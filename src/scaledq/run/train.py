@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from scaledq.core import journal
+from scaledq.core.batch import Batch, Windows
 from scaledq.core.errors import RunError
 from scaledq.core.files import locked
 from scaledq.core.progress import Progress
@@ -156,7 +157,7 @@ def _loop(
             meter.count(cfg.batch_size, loader.waited)
             if learner.step % cfg.log_every == 0 or learner.step == cfg.steps:
                 learner.check()
-                returns = loader.returns(learner.step - 1).to(batch.reward.device)
+                returns = _returns(loader, learner, batch)
                 remark = meter.write(metrics, batch, returns)
                 if ranks.first:
                     bar.show(learner.step, remark)
@@ -170,6 +171,13 @@ def _loop(
             ranks.at(learner.step, LOADING)
         saver.wait()
     return time.monotonic() - began
+
+
+def _returns(loader: Loader, learner: Learner, batch: Batch | Windows) -> Tensor | None:
+    """The Monte-Carlo returns of the batch of the last step, if it holds transitions."""
+    if isinstance(batch, Windows):
+        return None
+    return loader.returns(learner.step - 1).to(batch.reward.device)
 
 
 def _saver(run: Run, ranks: Ranks) -> Saver:
