@@ -11,7 +11,7 @@ from scaledq.core.errors import ConfigError
 from scaledq.core.vocabulary import Vocabulary
 from scaledq.nets.decoder import Decoder
 from scaledq.nets.layout import Layout
-from scaledq.nets.transformer import Transformer, TransformerConfig
+from scaledq.nets.transformer import Block, Dropout, Transformer, TransformerConfig
 
 SMALL = TransformerConfig(width=16, heads=2, layers=3, patch=4, dropout=0.0)
 WORDS = Vocabulary(((0, 1, 3), (4, 5, 6, 7)), 8)
@@ -114,18 +114,21 @@ def test_tokens_are_as_described(frame: tuple[int, int]) -> None:
 def test_a_layer_is_attention_and_a_widening_by_the_book() -> None:
     net = transformer()
     block, x, mask = net.blocks[0], net.embed(*windows()), net.mask
+    assert isinstance(block, Block)
     normed = block.attention_norm(x)
     weight, bias = block.queries_keys_values.weight, block.queries_keys_values.bias
     by_the_book = torch.nn.MultiheadAttention(16, 2, batch_first=True)
-    by_the_book.in_proj_weight, by_the_book.in_proj_bias = weight, bias
-    by_the_book.out_proj = block.joined
+    by_the_book.load_state_dict(
+        {
+            "in_proj_weight": weight,
+            "in_proj_bias": bias,
+            "out_proj.weight": block.joined.weight,
+            "out_proj.bias": block.joined.bias,
+        }
+    )
     mixed, _ = by_the_book(normed, normed, normed, attn_mask=~mask)
     y = x + mixed
     expected = y + block.widening(block.widening_norm(y))
-    whole = transformer(replace(SMALL, layers=1))
-    assert len(whole.blocks) == 1
-    from scaledq.nets.transformer import Dropout
-
     torch.testing.assert_close(block(x, mask, Dropout(0.0, 0, x.device)), expected)
 
 

@@ -276,8 +276,7 @@ def conflict(
     chosen = [t for t in counts.argsort(descending=True).tolist() if counts[t]][:tasks]
     if len(chosen) < 2:
         return {}
-    nets = (learner.net, learner.target_net or learner.net)  # no other rank takes part in this
-    loss, _ = learner.objective(*nets, learner.scaled(batch))
+    loss, _ = learner.own_losses(learner.scaled(batch))
     gradients = []
     for task in chosen:
         mean = loss[batch.task == task].mean()

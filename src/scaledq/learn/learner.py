@@ -56,8 +56,8 @@ class Learner:
         if objective.bootstraps:
             held = copy.deepcopy(net) if target is None else target
             self.target_net = held.requires_grad_(False)
-        lose: Callable[..., Loss] = torch.compile(objective.__call__) if compiled else objective
-        self._losses = lose  # of the batches that its network reads
+        lose = torch.compile(objective.__call__) if compiled else objective
+        self._losses: Callable[..., Loss] = lose  # of the batches that its network reads
         self.optimizer = optim.build(net.parameters())
         self.step = 0
         device = next(net.parameters()).device
@@ -94,6 +94,11 @@ class Learner:
     def losses(self, batch: Batch | Windows) -> tuple[Tensor, dict[str, Tensor]]:
         """Per-sample loss and its terms: all forward passes of a step, and nothing else."""
         return self._losses(self.forward, self.target_net or self.forward, batch)
+
+    def own_losses(self, batch: Batch | Windows) -> tuple[Tensor, dict[str, Tensor]]:
+        """As `losses`, but by this process alone: no other rank takes part."""
+        losses: Callable[..., Loss] = self.objective.__call__
+        return losses(self.net, self.target_net or self.net, batch)
 
     def check(self) -> None:
         """Waits for the device; for logging steps, and before a checkpoint is written.

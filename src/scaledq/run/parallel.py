@@ -26,6 +26,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from scaledq.core.errors import ConfigError, RunError, ScaledQError
+from scaledq.nets.transformer import Transformer
 from scaledq.run.signals import Interrupted
 from scaledq.run.watch import Watch
 
@@ -117,7 +118,7 @@ class Ranks:
             )
 
     def spread(self, net: nn.Module) -> None:
-        """Shards the network over the ranks in place (FSDP2): each stage of its encoder, the rest.
+        """Shards the network over the ranks in place (FSDP2): each stage or block, the rest.
 
         Raises:
           ConfigError: there is one process only.
@@ -130,9 +131,11 @@ class Ranks:
         # It fears in-place changes of the views that heads answer; objectives make none.
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
         mesh = init_device_mesh(torch.device(self.device).type, (self.world,))
-        stages = [
-            stage for part in net.get_submodule("encoder").children() for stage in part.children()
-        ]
+        if isinstance(net, Transformer):
+            stages = list(net.blocks)
+        else:
+            parts = net.get_submodule("encoder").children()
+            stages = [stage for part in parts for stage in part.children()]
         for stage in stages:
             if any(True for _ in stage.parameters()):
                 fully_shard(stage, mesh=mesh, reshard_after_forward=True)
