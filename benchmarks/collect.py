@@ -18,7 +18,7 @@ from scaledq.run.pqn import PQNConfig
 from scaledq.run.regenerate import regenerate
 from timing import alternate, median, report, seconds
 
-GAMES, SLOTS, STEPS, REPEATS = ("Breakout", "Pong", "Seaquest"), 8, 4_000, 3
+GAMES, SLOTS, STEPS, REPEATS = ("Breakout", "Pong", "Seaquest"), 8, 16_000, 3
 LEARNING = 8_192
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scaledq.core.errors import DataError
@@ -129,6 +129,7 @@ def test_an_unknown_task_is_refused_with_what_there_is(recorded: Path, tmp_path:
         regenerate(recorded, tmp_path, tasks=["Qbert"])
 
 
+@settings(deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 9), max_size=5),
     actions=st.sampled_from((4, 18, 300)),
@@ -159,6 +160,7 @@ def test_a_file_comes_back_as_it_was(
         np.testing.assert_array_equal(a.actions, b.actions)
 
 
+@settings(deadline=None)
 @given(cuts=st.lists(st.integers(0, 10), max_size=4), place=st.integers(0, 9))
 def test_a_checksum_does_not_depend_on_pieces_but_on_every_row(cuts: list[int], place: int) -> None:
     frames = np.arange(20, dtype=np.uint8).reshape(10, 2)

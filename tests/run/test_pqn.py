@@ -250,7 +250,7 @@ def test_one_network_learns_the_best_policy_of_two_toys_that_look_alike(tmp_path
 def record(cfg: CollectConfig, behaviour: PQNConfig, folder: Path, kind: type[PQN] = PQN) -> PQN:
     """As `collect`, but hands back the agent that learnt."""
     fleet = make_fleet(cfg.tasks, cfg.slots, cfg.protocol, stack=behaviour.stack)
-    stage = Stage(fleet, tapes(cfg, fleet, folder, None), steps=cfg.steps, seed=cfg.seed)
+    stage = Stage(fleet, tapes(cfg, fleet.row_tasks, folder, None), steps=cfg.steps, seed=cfg.seed)
     net = assemble.agent(behaviour, fleet.tasks, fleet.task_index, seed=cfg.seed).net
     pqn = kind(behaviour, net, fleet.task_index, seed=cfg.seed)
     recording = Recording(stage, pqn, folder / "recording")

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int, UInt8
 
 from scaledq.core.errors import TaskError
 from scaledq.core.seeds import stream
+from scaledq.play.envs import Reel
 
 SIDE = 84
 
@@ -79,6 +80,35 @@ class Emulator:
     def _frame(self) -> UInt8[np.ndarray, "84 84"]:
         np.maximum(self.screens[0], self.screens[1], out=self.screens[0])
         return shrink(self.screens[0])
+
+
+class Game:
+    """An emulator that plays known actions, under a cap on an episode's steps.
+
+    Raises:
+      TaskError: as Emulator.
+    """
+
+    def __init__(self, setup: Setup, step_cap: int):
+        self.step_cap, self._emulator, self._age = step_cap, Emulator(setup), 0
+
+    def play(self, actions: Int[np.ndarray, "t"], seed: int | None) -> Reel:
+        """Takes these actions until the episode ends; a seed starts a new episode first."""
+        first = None
+        if seed is not None:
+            first, self._age = self._emulator.reset(seed), 0
+        actions = actions[: self.step_cap - self._age]
+        frames = np.empty((len(actions), SIDE, SIDE), np.uint8)
+        reward = np.zeros(len(actions), np.float32)
+        taken, over = 0, False
+        for action in actions.tolist():
+            frames[taken], reward[taken], over = self._emulator.step(action)
+            taken += 1
+            if over:
+                break
+        self._age += taken
+        late = self._age >= self.step_cap and not over
+        return Reel(first, frames[:taken], reward[:taken], over, late)
 
 
 def _load(setup: Setup, seed: int) -> ale_py.ALEInterface:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, runtime_checkable
 from typing import Protocol as Interface
 
 import numpy as np
@@ -37,6 +37,18 @@ class Steps:
     @property
     def ended(self) -> Bool[np.ndarray, "R"]:
         return self.terminated | self.truncated
+
+
+class Reel(NamedTuple):
+    """What t actions of one slot led to, or as many as its episode took."""
+
+    first: Shaped[np.ndarray, "*frame"] | None
+    """The episode's first observation, where it began with them."""
+    frames: Shaped[np.ndarray, "t *frame"]
+    reward: Float[np.ndarray, "t"]
+    terminated: bool
+    """With the last of these steps."""
+    truncated: bool
 
 
 @runtime_checkable
@@ -230,6 +242,11 @@ class Fleet:
     @property
     def rows(self) -> int:
         return len(self.task_index)
+
+    @property
+    def row_tasks(self) -> list[Task]:
+        """Each row's task [R]."""
+        return [self.tasks[number] for number in self.task_index]
 
     @property
     def names(self) -> list[tuple[str, int]]:

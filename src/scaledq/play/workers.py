@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from scaledq.core.errors import RunError, ScaledQError
-from scaledq.play.emulator import SIDE, Emulator, Setup
+from scaledq.play.emulator import SIDE, Emulator, Game, Setup
 
 REST = -1
 """In place of an action: the slot does nothing and its answer means nothing."""
@@ -124,7 +124,7 @@ class There:
         self._parts = [slice(a, b) for a, b in pairwise(self._edges.tolist())]
         try:
             for line, part in self._blocks():
-                _ask(line, "open", self.game, setup, part.stop - part.start)
+                ask(line, "open", self.game, setup, part.stop - part.start)
             faults = [_fault(line) for line in self._lines]  # all of them: no answer may be left
             for fault in filter(None, faults):
                 raise fault
@@ -136,25 +136,25 @@ class There:
         frames = np.empty((len(slots), SIDE, SIDE), np.uint8)
         rows = [np.flatnonzero((slots >= p.start) & (slots < p.stop)) for p in self._parts]
         for (line, part), chosen in zip(self._blocks(), rows, strict=True):
-            _ask(line, "reset", self.game, slots[chosen] - part.start, seeds[chosen])
+            ask(line, "reset", self.game, slots[chosen] - part.start, seeds[chosen])
         for line, chosen in zip(self._lines, rows, strict=True):
-            frames[chosen] = _answer(line)
+            frames[chosen] = answer(line)
         return frames
 
     def send(self, actions: Int[np.ndarray, "k"]) -> None:
         for line, part in self._blocks():
-            _ask(line, "step", self.game, actions[part])
+            ask(line, "step", self.game, actions[part])
 
     def recv(self) -> Answer:
-        answers = [_answer(line) for line in self._lines]
+        answers = [answer(line) for line in self._lines]
         frames, reward, over = (np.concatenate(part) for part in zip(*answers, strict=True))
         return frames, reward, over
 
     def close(self) -> None:
         for line in self._lines:
             with contextlib.suppress(RunError):  # whoever has died has closed its games
-                _ask(line, "close", self.game)
-                _answer(line)
+                ask(line, "close", self.game)
+                answer(line)
         self.crew.close(self.game)
 
     def _blocks(self) -> list[tuple[Connection, slice]]:
@@ -178,7 +178,7 @@ def serve(line: int) -> None:
     Every answer is a pair: what was asked for and None, or None and the error.
     """
     connection = Connection(line)
-    games: dict[int, Here] = {}
+    games: dict[int, Here | Game] = {}
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             request = connection.recv()
@@ -188,20 +188,29 @@ def serve(line: int) -> None:
                 connection.send((None, error))
 
 
-def _do(games: dict[int, Here], verb: str, game: int, *given: Any) -> Any:
+def _do(games: dict[int, Here | Game], verb: str, number: int, *given: Any) -> Any:
     if verb == "open":
-        games[game] = Here(*given)
+        games[number] = Here(*given)
+    elif verb == "cast":
+        games[number] = Game(*given)
     elif verb == "close":
-        games.pop(game).close()
-    elif verb == "reset":
-        return games[game].reset(*given)
-    elif verb == "step":
-        games[game].send(*given)
-        return games[game].recv()
+        games.pop(number)
+    else:
+        return _ask_game(games[number], verb, *given)
     return None
 
 
-def _ask(line: Connection, *request: object) -> None:
+def _ask_game(game: Here | Game, verb: str, *given: Any) -> Any:
+    if isinstance(game, Game):
+        return game.play(*given)
+    if verb == "reset":
+        return game.reset(*given)
+    game.send(*given)
+    return game.recv()
+
+
+def ask(line: Connection, *request: object) -> None:
+    """Asks a process of a crew for something; RunError if it has died."""
     try:
         line.send(request)
     except OSError as error:
@@ -210,13 +219,14 @@ def _ask(line: Connection, *request: object) -> None:
 
 def _fault(line: Connection) -> ScaledQError | None:
     try:
-        _answer(line)
+        answer(line)
     except ScaledQError as fault:
         return fault
     return None
 
 
-def _answer(line: Connection) -> Any:
+def answer(line: Connection) -> Any:
+    """What was asked for first; raises what that raised, or RunError if the process has died."""
     try:
         answer, error = line.recv()
     except (EOFError, OSError) as fault:

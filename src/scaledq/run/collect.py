@@ -7,6 +7,8 @@ anew when they were interrupted; `pqn`, which learns meanwhile, can go on where 
 import contextlib
 import shutil
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,11 +20,12 @@ from scaledq.core.errors import ConfigError, RunError, suggest
 from scaledq.core.files import locked, write_atomic
 from scaledq.core.progress import Progress
 from scaledq.core.protocol import DQN_REPLAY, Protocol, recording
+from scaledq.core.seeds import episode_seed
 from scaledq.core.task import Task
 from scaledq.data.manifest import Manifest
 from scaledq.data.sources.action_log import Episode, Header
 from scaledq.data.store import open_store, write_index
-from scaledq.play.envs import Fleet, make_fleet
+from scaledq.play.envs import make_fleet
 from scaledq.play.policy import (
     Dice,
     PersistentPolicy,
@@ -34,15 +37,17 @@ from scaledq.play.policy import (
     start,
 )
 from scaledq.play.rollout import disturb
+from scaledq.play.script import Cast
 from scaledq.play.versions import versions
 from scaledq.run import assemble
+from scaledq.run.blind import perform, share
 from scaledq.run.checkpoint import State, newest
 from scaledq.run.folder import RUN, open_run
 from scaledq.run.pqn import PQNConfig
 from scaledq.run.recorder import Tape
 from scaledq.run.recording import CHECKPOINTS, Recording, read_logs
 from scaledq.run.signals import listening
-from scaledq.run.stage import Stage
+from scaledq.run.stage import Stage, shares
 
 RECORDINGS = ".recording"
 """STORE/.recording/<name>/ holds what a recording needs to go on, and its metrics."""
@@ -163,20 +168,24 @@ def collect(
         versions(task)  # An unknown task is refused before there is a folder.
     if isinstance(cfg.behaviour, PQNConfig):
         _record_agent(cfg, cfg.behaviour, store, resume=resume, threads=threads)
+    elif isinstance(cfg.behaviour, Trained):
+        _record_policy(cfg, cfg.behaviour, store, threads=threads)
     else:
-        _record_policy(cfg, store, threads=threads)
+        _record_chance(cfg, cfg.behaviour, store, threads=threads)
     found = open_store(store)
     write_index(found)
     logs = (log for task in cfg.tasks for log in found[task] if log.name in cfg.log_names)
     return [log.manifest for log in logs]
 
 
-def tapes(cfg: CollectConfig, fleet: Fleet, store: Path, state: State | None) -> list[Tape | None]:
-    """One for each row of the fleet, opened where `state` left it; None for finished logs."""
+def tapes(
+    cfg: CollectConfig, tasks: Sequence[Task], store: Path, state: State | None
+) -> list[Tape | None]:
+    """One for each row's task [R], opened where `state` left it; None for finished logs."""
     logs = read_logs(state) if state else []
     opened: list[Tape | None] = []
-    for row in range(fleet.rows):
-        task, slot = fleet.tasks[fleet.task_index[row]], row % cfg.slots
+    for row, task in enumerate(tasks):
+        slot = row % cfg.slots
         header = Header(
             task=task,
             name=cfg.log_names[slot],
@@ -194,41 +203,65 @@ def tapes(cfg: CollectConfig, fleet: Fleet, store: Path, state: State | None) ->
     return opened
 
 
-def _record_policy(cfg: CollectConfig, store: Path, *, threads: int) -> None:
-    who = cfg.behaviour
-    learnt = open_run(who.run).policy(selection=who.selection) if isinstance(who, Trained) else None
-    stack = learnt.stack if learnt else 1
-    fleet = make_fleet(cfg.tasks, cfg.slots, cfg.protocol, stack=stack, threads=threads)
+def _record_chance(
+    cfg: CollectConfig, who: Random | Persistent, store: Path, *, threads: int
+) -> None:
+    """Nobody looks at what happens, so every slot plays in its own time."""
+    rows = [(name, slot) for name in cfg.tasks for slot in range(cfg.slots)]
+    cast = Cast([name for name, _ in rows], cfg.protocol, threads=threads)
+    lengths = np.tile(shares(cfg.steps, cfg.slots), len(cfg.tasks))
+    with contextlib.ExitStack() as opened:
+        opened.callback(cast.close)
+        policy = _chance(who, cast.tasks)
+        dice = Dice(cfg.seed, "behaviour", rows)
+        unseen, heads = np.empty((len(rows), 1, 1)), np.arange(len(rows))
+        steps = range(lengths.max())
+        moves = np.stack([policy.act(unseen, heads, dice.at(step)) for step in steps])
+        logs = [tape for tape in tapes(cfg, cast.tasks, store, None) if tape]
+        for tape in logs:
+            opened.callback(tape.close)
+        courses = [
+            share(tape, partial(episode_seed, cfg.seed, *row), moves[:length, number])
+            for number, (tape, row, length) in enumerate(zip(logs, rows, lengths, strict=True))
+        ]
+        bar = opened.enter_context(Progress(f"collect {', '.join(cfg.tasks)}", int(lengths.sum())))
+        done = 0
+        for count in perform(cast, courses):
+            done += count
+            bar.show(done)
+        for tape in logs:
+            tape.finish()
+
+
+def _chance(who: Random | Persistent, tasks: tuple[Task, ...]) -> Policy:
+    """The policies that do not look."""
+    if isinstance(who, Random):
+        return RandomPolicy(tasks)
+    return PersistentPolicy(tasks, hold=who.hold)
+
+
+def _record_policy(cfg: CollectConfig, who: Trained, store: Path, *, threads: int) -> None:
+    policy = open_run(who.run).policy(selection=who.selection)
+    fleet = make_fleet(cfg.tasks, cfg.slots, cfg.protocol, stack=policy.stack, threads=threads)
     with contextlib.ExitStack() as opened:
         opened.callback(fleet.close)
-        policy = learnt or _chance(cfg.behaviour, fleet.tasks)
         heads = np.array([index(policy, name) for name in cfg.tasks])[fleet.task_index]
         counts = np.array([task.actions for task in fleet.tasks])[fleet.task_index]
         choice, chance = (Dice(cfg.seed, name, fleet.names) for name in ("behaviour", "epsilon"))
-        epsilon = who.epsilon if isinstance(who, Trained) else 0.0
-        stage = Stage(fleet, tapes(cfg, fleet, store, None), steps=cfg.steps, seed=cfg.seed)
+        logs = tapes(cfg, fleet.row_tasks, store, None)
+        stage = Stage(fleet, logs, steps=cfg.steps, seed=cfg.seed)
         opened.callback(stage.recorder.close)
         stage.begin()
         start(policy, fleet.rows)
         bar = opened.enter_context(Progress(f"collect {', '.join(cfg.tasks)}", stage.total))
         while stage.step < stage.length:
             actions = policy.act(fleet.obs, heads, choice.at(stage.step))
-            actions = disturb(actions, counts, chance.at(stage.step), epsilon=epsilon)
+            actions = disturb(actions, counts, chance.at(stage.step), epsilon=who.epsilon)
             steps = stage.play(actions)
             note(policy, actions, steps)
             stage.renew(steps)
             bar.show(stage.recorded)
         stage.finish()
-
-
-def _chance(who: Behaviour, tasks: tuple[Task, ...]) -> Policy:
-    """The policies that do not look."""
-    match who:
-        case Random():
-            return RandomPolicy(tasks)
-        case Persistent():
-            return PersistentPolicy(tasks, hold=who.hold)
-    raise AssertionError(f"{who.kind} is not a matter of chance")
 
 
 def _record_agent(
@@ -240,7 +273,8 @@ def _record_agent(
         state = _checkpoint(folder, cfg, resume=resume)
         fleet = make_fleet(cfg.tasks, cfg.slots, cfg.protocol, stack=pqn.stack, threads=threads)
         opened.callback(fleet.close)
-        stage = Stage(fleet, tapes(cfg, fleet, store, state), steps=cfg.steps, seed=cfg.seed)
+        logs = tapes(cfg, fleet.row_tasks, store, state)
+        stage = Stage(fleet, logs, steps=cfg.steps, seed=cfg.seed)
         opened.callback(stage.recorder.close)
         agent = assemble.agent(pqn, fleet.tasks, fleet.task_index, seed=cfg.seed)
         under_way = Recording(stage, agent, folder)

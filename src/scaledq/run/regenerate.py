@@ -5,6 +5,7 @@ end in step T, wherever that is: at the ends of logs, or amid episodes that will
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,8 +16,11 @@ from scaledq.core.progress import Progress
 from scaledq.data.manifest import Manifest
 from scaledq.data.sources.action_log import ActionLog, Ended, Episode, find
 from scaledq.data.store import open_store, write_index
-from scaledq.play.envs import Fleet, make_fleet
+from scaledq.play.envs import Fleet
+from scaledq.play.script import Cast
 from scaledq.play.versions import versions
+from scaledq.run.blind import Course, perform
+from scaledq.run.blind import episode as play_episode
 from scaledq.run.recorder import Recorder, Tape
 
 SLOTS = 16
@@ -89,10 +93,9 @@ def regenerate(
     done, total = 0, sum(log.steps for logs in groups.values() for log in logs)
     with Progress("regenerate", total) as progress:
         for logs in groups.values():
-            for steps, manifest in _regenerate_game(logs, store, threads=threads):
+            for steps in _regenerate_game(logs, store, manifests, threads=threads):
                 done += steps
                 progress.show(done, logs[0].header.task.name)
-                manifests += [manifest] if manifest else []
     write_index(open_store(store))
     return manifests
 
@@ -178,30 +181,29 @@ def _busy(fleet: Fleet, live: np.ndarray) -> np.ndarray:
 
 
 def _regenerate_game(
-    logs: Sequence[ActionLog], store: Path, *, threads: int
-) -> Iterator[tuple[int, Manifest | None]]:
-    """Yields (steps of an episode that was played, the manifest of its log if that is finished)."""
+    logs: Sequence[ActionLog], store: Path, done: list[Manifest], *, threads: int
+) -> Iterator[int]:
+    """Yields numbers of steps as they were played; manifests of finished logs join `done`."""
     header = logs[0].header
     queues = _share(logs, min(len(logs), SLOTS))
-    takes = [[Take(log, n) for log in queue for n in range(len(log.episodes))] for queue in queues]
-    tapes = [iter(queue) for queue in queues]
-    names = [header.task.name]
-    fleet = make_fleet(names, len(queues), header.protocol, stack=1, threads=threads)
-    recorder = Recorder(len(queues), header.task.frame_shape, header.task.frame_dtype)
-    try:
-        for slot, queue in enumerate(tapes):
-            recorder.tapes[slot] = Tape(store, next(queue).header)
-        for slot, take in play_again(fleet, recorder, takes):
-            if take.episode.ended == Ended.CUT:
-                take.check(recorder.cut(slot))
-            manifest = recorder.tape(slot).finish() if take.last else None
-            following = next(tapes[slot], None) if take.last else None
-            if following:
-                recorder.tapes[slot] = Tape(store, following.header)
-            yield len(take.episode), manifest
-    finally:
-        recorder.close()
-        fleet.close()
+    courses = [_again(queue, store, done) for queue in queues]
+    with ExitStack() as opened:
+        for course in courses:
+            opened.callback(course.close)
+        cast = Cast([header.task.name] * len(queues), header.protocol, threads=threads)
+        opened.callback(cast.close)
+        yield from perform(cast, courses)
+
+
+def _again(logs: Sequence[ActionLog], store: Path, done: list[Manifest]) -> Course:
+    """Plays logs again, one after another; their manifests join those that are done."""
+    for log in logs:
+        with closing(Tape(store, log.header)) as tape:
+            for number, recorded in enumerate(log.episodes):
+                played = yield from play_episode(tape, recorded.seed, recorded.actions)
+                goes_on = played.ended == Ended.CUT != recorded.ended
+                Take(log, number).check(None if goes_on else played)
+            done.append(tape.finish())
 
 
 def _share(logs: Sequence[ActionLog], slots: int) -> list[list[ActionLog]]:
