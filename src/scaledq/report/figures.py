@@ -31,6 +31,8 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8
 GREY = "#7d8590"
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 
+LABEL = 16
+"""Letters in a line of a bar's label."""
 WIDTH = 4.4
 """Inches; small enough for a phone's screen to leave the letters readable."""
 RC: dict[Any, Any] = {
@@ -112,7 +114,8 @@ def interval_bars(
     columns = min(columns, panels)
     lines = -(-panels // columns)
     labels = list(next(iter(estimates.values())))
-    height = 0.62 + 0.3 * len(labels)
+    tallest = max(len(textwrap.wrap(label, LABEL)) for label in labels)
+    height = 0.62 + max(0.3, 0.05 + 0.16 * tallest) * len(labels)
     figure, grid = _grid(lines, columns, WIDTH * columns / 2, height * lines)
     for i, (axes, (name, bars)) in enumerate(zip(grid, estimates.items(), strict=False)):
         _bars(axes, bars, labels, colours, digits)
@@ -317,7 +320,7 @@ def _bars(
         end = max(e.high, 0) + 0.03 * reach
         axes.text(end, y, number(e.value, digits), va="center", fontsize=8.5)
     low = min(0.0, *(e.low for e in bars.values()))
-    short = [textwrap.fill(label, 16) for label in labels]
+    short = [textwrap.fill(label, LABEL) for label in labels]
     axes.set(yticks=range(len(labels)), yticklabels=short, ylim=(len(labels) - 0.4, -0.6))
     axes.set_xlim(low * 1.05, max(0.0, *(e.high for e in bars.values())) + 0.24 * reach)
     axes.xaxis.set_major_locator(MaxNLocator(4))

@@ -40,13 +40,13 @@ def page(data: ReportData) -> str:
     found = _compute(data)
     parts = {
         "Result": _result(data, found),
+        **{section.title: _section(section) for section in data.sections},
         "What ran": markup.facts(data.facts),
         "Over all tasks": _overall(data, found),
         "Task by task": _by_task(data, found),
         "Videos": _videos(data),
         "Learning curves": _curves(data, found),
         "Learning health": _health(data),
-        **{section.title: _section(section) for section in data.sections},
         "Protocol": _protocol(data),
         "How to reproduce": _commands(data),
     }

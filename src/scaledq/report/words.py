@@ -18,8 +18,15 @@ RULES = {
 """Fields of a protocol, in words."""
 
 
+MANY = 7
+"""Methods that a headline names, at most."""
+
+
 def headline(subject: str, iqms: Mapping[str, Estimate], *, score: str, tasks: int) -> str:
-    """The result: the subject's IQM against the others', above or below if no intervals touch."""
+    """The result: the subject's IQM against the others', above or below if no intervals touch.
+
+    Of more than a few methods it says how many, not which.
+    """
     ours = iqms[subject]
     over = "the only task" if tasks == 1 else f"{tasks} tasks"
     begin = f"{subject}'s {score} IQM over {over} is {_estimate(ours)}"
@@ -34,6 +41,8 @@ def headline(subject: str, iqms: Mapping[str, Estimate], *, score: str, tasks: i
         "below": "it lies below",
         "level": "its interval overlaps with that of",
     }
+    if len(iqms) > MANY:
+        sides = {side: [f"{len(names)} others"] for side, names in sides.items() if names}
     clauses = [f"{said[side]} {listed(names)}" for side, names in sides.items() if names]
     return f"{begin}: {'; '.join(clauses)}." if clauses else f"{begin}."
 

@@ -119,7 +119,9 @@ def _facts(found: Results, first: dict[str, Run]) -> dict[str, str]:
 
 
 def _health(first: dict[str, Run]) -> list[Health]:
-    return [number for label, run in first.items() for number in health_of(run, label)]
+    """What lies outside its usual range; a run's own page shows the rest."""
+    every = [number for label, run in first.items() for number in health_of(run, label)]
+    return [number for number in every if number.advice]
 
 
 def _remarks(found: Results) -> tuple[str, ...]:

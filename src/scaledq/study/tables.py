@@ -172,6 +172,7 @@ def laws(results: Results) -> Table:
             curve, law = family.curve, family.curve.law
             ahead = curve.ahead or 0.0
             early = [a.label for a, u in zip(family.arms, curve.undertrained, strict=True) if u]
+            early = ["every point"] if len(early) == len(family.arms) else early
             rows.append((
                 family.name,
                 axis,
