@@ -1,8 +1,9 @@
 """What a run will cost before it runs: parameters, operations, transitions, hours on this machine.
 
-Operations are counted by PyTorch on a network without memory (device `meta`), for one transition;
-nothing is trained for it. Hours are those operations over the speed of this machine: that of the
-runs that it finished already where there are some, else of a convolution that is timed here.
+Operations are counted by PyTorch on a network without memory (device `meta`), for one transition or
+window of steps; nothing is trained for it. Hours are those operations over the speed of this
+machine: that of the runs that it finished already where there are some, else of a convolution that
+is timed here.
 """
 
 import time
@@ -12,18 +13,21 @@ from functools import cache
 from statistics import median
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from scaledq.core.config import from_json, to_json
 from scaledq.core.task import Task
 from scaledq.data.store import Store
 from scaledq.data.view import All, First, Span, Uniform, View
+from scaledq.learn.sequence import DecisionTransformer
 from scaledq.run import assemble
 from scaledq.run.config import RunConfig
 from scaledq.run.folder import Run
 
-PASSES = 4
-"""Forward passes that a transition costs: one forward, twice that backward, one of the target."""
+PASSES = 3
+"""Forward passes that a transition costs: one forward, and twice that backward. The target
+network's is one more where the objective has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,8 @@ class Cost:
 def cost(cfg: RunConfig, tasks: Sequence[Task]) -> Cost:
     """What training `cfg` on `tasks` takes, whatever the machine."""
     parameters, forward = _count(to_json(replace(cfg, seed=0, stores=())), tuple(tasks))
-    return Cost(parameters, float(PASSES) * forward * cfg.batch_size * cfg.steps)
+    passes = float(PASSES + cfg.objective.bootstraps)
+    return Cost(parameters, passes * forward * cfg.batch_size * cfg.steps)
 
 
 @cache
@@ -54,10 +59,20 @@ def _count(config: bytes, tasks: tuple[Task, ...]) -> tuple[int, int]:
         parameters = sum(p.numel() for p in assemble.network(cfg, tasks).parameters())
         # A transition pays for its own head alone.
         net = assemble.network(cfg, (widest,))
-        obs = torch.zeros(1, cfg.transitions.stack, *widest.frame_shape)
         with FlopCounterMode(display=False) as counter, torch.inference_mode():
-            net(obs, torch.zeros(1, dtype=torch.int64))
+            net(*_example(cfg, widest))
     return parameters, counter.get_total_flops()
+
+
+def _example(cfg: RunConfig, task: Task) -> tuple[Tensor, ...]:
+    """What the network is asked about one transition, or about one window of steps."""
+    index = torch.zeros(1, dtype=torch.int64)
+    if not cfg.sequential:
+        return torch.zeros(1, cfg.transitions.stack, *task.frame_shape), index
+    steps = torch.zeros(1, cfg.sequences.context, dtype=torch.int64)
+    frames = torch.zeros(1, cfg.sequences.context, *task.frame_shape)
+    returns = (index,) if isinstance(cfg.objective, DecisionTransformer) else ()
+    return frames, index, steps, steps, *returns
 
 
 def speed(finished: Iterable[Run]) -> float:

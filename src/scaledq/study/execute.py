@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 from scaledq.core.errors import DataError, DivergedError, RunError
 from scaledq.data.store import Store, open_store
@@ -57,9 +57,9 @@ def found(job: Job, place: Place) -> Run | None:
     return open_run(where) if where and (where / RUN).exists() else None
 
 
-def rows(run: Run, selection: str, plan: Plan) -> list[ScoreRow]:
+def rows(run: Run, selection: Selection, plan: Plan) -> list[ScoreRow]:
     """The run's scores as the study wants them: its protocol, its seed, its number of episodes."""
-    method = method_name(run, cast(Selection, selection))
+    method = method_name(run, selection)
     path, protocol = run.folder / SCORES, label(plan.scale.run.protocol)
     if not path.exists():
         return []
@@ -71,7 +71,7 @@ def rows(run: Run, selection: str, plan: Plan) -> list[ScoreRow]:
     ]
 
 
-def unplayed(run: Run, selection: str, plan: Plan) -> tuple[str, ...]:
+def unplayed(run: Run, selection: Selection, plan: Plan) -> tuple[str, ...]:
     """The run's tasks that still lack episodes."""
     have = [row.task for row in rows(run, selection, plan)]
     return tuple(t for t in run.config.tasks if have.count(t) < plan.scale.episodes)
@@ -147,13 +147,12 @@ def perform(key: str, plan: Plan, place: Place) -> str:
     for selection in plan.selections(key):
         tasks = unplayed(run, selection, plan)
         if tasks:
-            chosen = cast(Selection, selection)
             evaluate(
                 run,
                 tasks=tasks,
                 episodes=plan.scale.episodes,
                 protocol=plan.scale.run.protocol,
-                selection=chosen,
+                selection=selection,
             )
     return ""
 

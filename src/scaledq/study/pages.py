@@ -188,7 +188,7 @@ def _markdown(asked: Asked) -> str:
     except DataError as error:
         return "\n".join([*lines, f"Not run: {error}.\n"])
     summary, *others = draw.every_table(found)
-    for table in (_narrow(summary), *others):
+    for table in (_narrow(summary), *(table for table in others if table.name != "claims")):
         lines += [f"{table.caption}.\n".replace("..", "."), tables.markdown(table)]
     lines += [f"- {line}" for line in draw.claims_in_words(found)]
     lines += [f"- {line}" for line in _remarks(found)]

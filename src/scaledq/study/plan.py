@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from scaledq.core.errors import ConfigError
 from scaledq.data.view import View
+from scaledq.play.policy import Selection
 from scaledq.run.config import RunConfig, Start
 from scaledq.study.recipes import RECIPES
 from scaledq.study.spec import Arm, Panel, Recipe, Scale, Study
@@ -57,10 +58,11 @@ class Plan:
         found = (self.jobs[key].config.tasks for entry in self.entries for key in entry.jobs)
         return tuple(dict.fromkeys(task for tasks in found for task in tasks))
 
-    def selections(self, key: str) -> tuple[str, ...]:
+    def selections(self, key: str) -> tuple[Selection, ...]:
         """The ways in which this job's policy is played; none where it only lends its weights."""
-        found = (e.arm.selection for e in self.entries if key in e.jobs)
-        return tuple(dict.fromkeys(found))
+        own: Selection = self.jobs[key].config.selection
+        found = (e.arm.selection or own for e in self.entries if key in e.jobs)
+        return tuple(dict[Selection, None].fromkeys(found))
 
     def arms(self, key: str) -> tuple[str, ...]:
         """The labels of the arms that this job is for."""

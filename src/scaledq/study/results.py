@@ -140,10 +140,10 @@ def gather(plan: Plan, place: Place, *, resamples: int = 2000) -> Results:
 
 def _played(entry: Entry, plan: Plan, place: Place) -> tuple[list[Run], list[dict[str, Any]]]:
     """The runs and the rows of one seed of an arm: both empty unless all of it is complete."""
-    selection = entry.arm.selection
     done, played = [], []
     for key in entry.jobs:
         run = found(plan.jobs[key], place)
+        selection = entry.arm.selection or plan.jobs[key].config.selection
         if run is None or not run.finished or unplayed(run, selection, plan):
             return [], []
         done.append(run)

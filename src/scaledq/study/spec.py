@@ -14,6 +14,7 @@ from scaledq.data.view import First, Uniform, View
 from scaledq.nets.impala import ImpalaConfig
 from scaledq.nets.nature import NatureConfig
 from scaledq.nets.resnet import ResNetConfig
+from scaledq.play.policy import Selection
 from scaledq.run.config import Encoder, RunConfig
 
 
@@ -115,8 +116,8 @@ class Arm:
     """The recipe whose run on the scale's own tasks lends its encoder (section 5.2)."""
     frozen: bool = False
     """Whether that encoder stays as it was."""
-    selection: Literal["greedy", "sampled"] = "greedy"
-    """How the policy chooses: its best action, or one drawn from its preferences."""
+    selection: Selection | None = None
+    """How the policy chooses an action; as its run does by default."""
     panel: Panel = "near-optimal"
     view: View | None = None
     """Instead of the panel's."""
