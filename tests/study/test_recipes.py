@@ -24,6 +24,10 @@ FEW = {
     "view.rows.kind": "first",
     "view.rows.fraction": 0.2,
 }
+VIT = {
+    "encoder.kind": "vit", "encoder.patch": 14, "encoder.width": 768, "encoder.heads": 12,
+    "encoder.depth": 12,
+}  # fmt: skip
 
 
 def flat(value: Any, path: str = "") -> dict[str, Any]:
@@ -56,6 +60,9 @@ def impala(channels: int, stacks: int) -> dict[str, Any]:
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_trains(name: str, smoke_store: Path, tmp_path: Path) -> None:
     cfg = replace(RECIPES[name](SMOKE), stores=(str(smoke_store),))
+    if cfg.start.of:
+        source = train(replace(RECIPES[cfg.start.of](SMOKE), stores=cfg.stores), tmp_path)
+        cfg = replace(cfg, start=replace(cfg.start, run=str(source.folder)))
     run = train(cfg, tmp_path)
     assert run.finished
     assert [row["step"] for row in run.metrics] == [2, 4]
@@ -115,6 +122,8 @@ def test_scaled_ql_is_the_scales_run_and_has_its_large_encoder(scale: Scale) -> 
         ("cql_impala_medium", {**impala(256, 10), **NAIVE}),
         ("cql_impala_large", {**impala(512, 5), **NAIVE}),
         ("cql_impala_huge", {**impala(512, 10), **NAIVE}),
+        ("scaled_ql_on_mae", {**VIT, "start.of": "mae", "start.frozen": True}),
+        ("scaled_ql_on_cpc", {"start.of": "cpc"}),
     ],
 )
 def test_an_arm_of_the_paper_changes_one_thing(name: str, changes: dict[str, Any]) -> None:

@@ -28,6 +28,8 @@ class Batch:
     steps: Int[Tensor, "B"]
     """m, the steps from `obs` to `next_obs`: n, or fewer where episode or log ends first."""
     stack: int = 4
+    noise: int = 0
+    """Names whatever an objective draws at this optimiser step: a function of (seed, step) too."""
 
     @property
     def obs(self) -> Shaped[Tensor, "B S *frame"]:
@@ -57,7 +59,8 @@ class Batch:
         return replace(self, **{k: v.pin_memory() for k, v in self._tensors().items()})
 
     def _tensors(self) -> dict[str, Tensor]:
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "stack"}
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -75,11 +75,13 @@ class TransitionReader:
         t, columns = self.cfg, self.columns
         found = walk(columns, rows, n=t.n_step, gamma=t.gamma, clip=t.reward_clip)
         numbers = samples(t, found, task, action=columns.action[rows], reward=columns.reward[rows])
-        return Plan(numbers, runs(columns, rows, found.steps, stack=t.stack), t.stack + t.n_step)
+        frames = runs(columns, rows, found.steps, stack=t.stack)
+        return Plan(numbers | {"draws": draws}, frames, t.stack + t.n_step)
 
     def batch(self, frames: np.ndarray, numbers: dict[str, np.ndarray]) -> Batch:
+        noise = int(numbers.pop("draws")[0])
         tensors = {name: torch.from_numpy(values) for name, values in numbers.items()}
-        return Batch(frames=torch.from_numpy(frames), **tensors, stack=self.cfg.stack)
+        return Batch(frames=torch.from_numpy(frames), **tensors, stack=self.cfg.stack, noise=noise)
 
 
 def samples(

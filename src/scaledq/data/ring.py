@@ -139,7 +139,7 @@ class Ring:
         frames[~inside.ravel()] = 0
         pictures = torch.from_numpy(frames).unflatten(0, inside.shape)
         tensors = {name: torch.from_numpy(values) for name, values in numbers.items()}
-        return Batch(frames=pictures, **tensors, stack=t.stack)
+        return Batch(frames=pictures, **tensors, stack=t.stack, noise=step)
 
     def restore(
         self,

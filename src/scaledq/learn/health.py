@@ -21,7 +21,7 @@ from scaledq.learn.dr3 import coadaptation
 from scaledq.learn.hl_gauss import HLGauss, TwoHot
 from scaledq.learn.iql import IQL
 from scaledq.learn.learner import Learner
-from scaledq.learn.objective import ScaledQL
+from scaledq.learn.objective import Pretraining, ScaledQL
 from scaledq.learn.sequence import DecisionTransformer, SequenceCloning, of_windows
 from scaledq.learn.td import TDError
 
@@ -104,6 +104,7 @@ def measure(
     """
     if isinstance(batch, Windows):
         return _numbers(_of_sequences(learner, batch))
+    assert not isinstance(learner.objective, Pretraining), "nothing is preferred"
     outputs = learner.net(batch.obs, batch.task)
     next_outputs = learner.net(batch.next_obs, batch.task)
     choice = learner.objective.preferences(outputs).argmax(-1)
@@ -222,6 +223,7 @@ def target_mass(
     if learner.target_net is None or isinstance(objective, IQL):
         return known[:, None], torch.ones_like(known)[:, None]
     later = learner.target_net(batch.next_obs, batch.task)
+    assert not isinstance(objective, Pretraining), "nothing is backed up"
     copied = isinstance(objective, ScaledQL) and not objective.double
     best = objective.preferences(later if copied else next_outputs).argmax(-1)
     return backed_up(td, of_action(later["q"], best), batch)

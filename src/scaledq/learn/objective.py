@@ -18,9 +18,11 @@ from scaledq.core.outputs import HeadSpec, Network, Outputs
 from scaledq.learn.bc import BehaviourCloning, Loss
 from scaledq.learn.bcq import DiscreteBCQ
 from scaledq.learn.c51 import C51
+from scaledq.learn.cpc import CPC
 from scaledq.learn.cql import gap, masked, of_action
 from scaledq.learn.dr3 import coadaptation
 from scaledq.learn.iql import IQL
+from scaledq.learn.mae import MAE
 from scaledq.learn.sequence import DecisionTransformer, SequenceCloning
 from scaledq.learn.td import MSE, TDError
 
@@ -111,7 +113,7 @@ class ReturnRegression:
         return td, {"td": td.detach()}
 
 
-Objective = (
+Playing = (
     ScaledQL
     | BehaviourCloning
     | DiscreteBCQ
@@ -120,3 +122,7 @@ Objective = (
     | DecisionTransformer
     | SequenceCloning
 )
+"""Objectives that teach a policy."""
+Pretraining = MAE | CPC
+"""Objectives of an encoder alone: they have no `preferences`, and their runs cannot play."""
+Objective = Playing | Pretraining

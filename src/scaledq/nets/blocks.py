@@ -6,7 +6,7 @@ Every encoder is an `nn.Module` `(x float [B S *frame]) -> [B C H W]`, or `[B D]
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from scaledq.core.errors import ConfigError
@@ -66,3 +66,9 @@ def picture(in_shape: tuple[int, ...], *, encoder: str) -> tuple[int, int, int]:
             "take kind 'mlp' for vectors"
         )
     return in_shape[0], in_shape[1], in_shape[2]
+
+
+def floats(obs: Shaped[Tensor, "B S *frame"], dtype: torch.dtype) -> Float[Tensor, "B S *frame"]:
+    """What an encoder sees: uint8 divided by 255, all others taken as they are."""
+    x = obs.to(dtype)
+    return x / 255 if obs.dtype == torch.uint8 else x

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from scaledq.core.config import config
 from scaledq.core.errors import ConfigError
 from scaledq.core.outputs import HeadSpec, Outputs
+from scaledq.nets.blocks import floats
 
 
 @config
@@ -179,8 +180,9 @@ class Network(nn.Module):
 
         Rows of slots that a task lacks hold numbers without meaning: mask with `available`.
         """
+        dtype = next(self.trunk.parameters()).dtype
         with self._casting(obs.device):
-            embedded = self.embedding(self.encoder(self._floats(obs)))
+            embedded = self.embedding(self.encoder(floats(obs, dtype)))
             features = self.trunk(embedded)
             own = {name: branch(embedded) for name, branch in self.branches.items()}
         out = {"features": features, "available": self.available[task]}
@@ -193,7 +195,3 @@ class Network(nn.Module):
         if self.autocast is None:
             return nullcontext()
         return torch.autocast(device.type, self.autocast)
-
-    def _floats(self, obs: Shaped[Tensor, "B S *frame"]) -> Float[Tensor, "B S *frame"]:
-        x = obs.to(next(self.trunk.parameters()).dtype)
-        return x / 255 if obs.dtype == torch.uint8 else x

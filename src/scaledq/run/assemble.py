@@ -12,15 +12,21 @@ from scaledq.core.task import Task
 from scaledq.core.vocabulary import vocabulary
 from scaledq.data.loader import Loader
 from scaledq.data.store import open_store
+from scaledq.learn.cpc import CPC
 from scaledq.learn.learner import Learner
+from scaledq.learn.mae import MAE
+from scaledq.learn.objective import Pretraining
 from scaledq.learn.sequence import DecisionTransformer, SequenceCloning
+from scaledq.nets.contrastive import Contrastive
 from scaledq.nets.decoder import Decoder
 from scaledq.nets.head import NeckConfig, Network
 from scaledq.nets.impala import Impala, ImpalaConfig
+from scaledq.nets.mae import MaskedAutoencoder
 from scaledq.nets.mlp import MLP, MLPConfig
 from scaledq.nets.nature import Nature, NatureConfig
 from scaledq.nets.resnet import ResNet, ResNetConfig
 from scaledq.nets.transformer import Transformer, TransformerConfig
+from scaledq.nets.vit import ViT, ViTConfig
 from scaledq.play.policy import NetPolicy, Selection
 from scaledq.play.sequence import SequencePolicy
 from scaledq.run.compute import prepared
@@ -42,16 +48,28 @@ def encoder(cfg: Encoder, shape: tuple[int, ...]) -> nn.Module:
             return MLP(cfg, shape)
         case TransformerConfig():
             raise ConfigError("encoder: a transformer reads windows; take recipe dt")
+        case ViTConfig():
+            return ViT(cfg, shape)
 
 
-def network(cfg: RunConfig, tasks: tuple[Task, ...]) -> Network | Transformer:
-    """The run's network, initialised from its seed; the global random state is left as it was."""
+def network(cfg: RunConfig, tasks: tuple[Task, ...]) -> nn.Module:
+    """The run's network, initialised from its seed; the global random state is left as it was.
+
+    Raises:
+      TaskError: tasks of unequal frames.
+      ConfigError: an encoder that the objective, the neck or the frames do not go with.
+    """
     frames = {(task.frame_shape, task.frame_dtype): task.name for task in tasks}
     if len(frames) > 1:
         (one, a), (other, b) = list(frames.items())[:2]
         raise TaskError(f"one run, one frame shape: {a} has {one}, {b} has {other}")
     if isinstance(cfg.encoder, TransformerConfig):
         return transformer(cfg, cfg.encoder, tasks)
+    if isinstance(cfg.objective, Pretraining):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(cfg.seed)
+            shape = (cfg.transitions.stack, *tasks[0].frame_shape)
+            return _pretraining(cfg, cfg.objective, shape)
     return untrained(
         cfg.encoder,
         cfg.neck,
@@ -91,6 +109,26 @@ def transformer(cfg: RunConfig, body: TransformerConfig, tasks: tuple[Task, ...]
             vocabulary=vocabulary(tasks),
             returns=objective.returns,
         )
+
+
+def _pretraining(cfg: RunConfig, objective: Pretraining, shape: tuple[int, ...]) -> nn.Module:
+    """What pre-trains the run's encoder of observations of `shape`."""
+    body = encoder(cfg.encoder, shape)
+    match objective:
+        case CPC() as cpc:
+            return Contrastive(body, cfg.neck, width=cpc.width, layers=cpc.layers)
+        case MAE() as mae if isinstance(body, ViT):
+            return MaskedAutoencoder(
+                body,
+                mask=mae.mask,
+                width=mae.decoder_width,
+                depth=mae.decoder_depth,
+                heads=mae.decoder_heads,
+            )
+    raise ConfigError(
+        f"objective.kind {objective.kind!r} hides patches: encoder.kind must be 'vit', got "
+        f"{cfg.encoder.kind!r}"
+    )
 
 
 def learner(
@@ -153,7 +191,7 @@ def agent(cfg: PQNConfig, tasks: tuple[Task, ...], task_index: np.ndarray, *, se
 
 def policy(
     cfg: RunConfig,
-    net: Network | Transformer,
+    net: nn.Module,
     *,
     selection: Selection | None,
     device: str,
@@ -166,6 +204,7 @@ def policy(
 
     Raises:
       ConfigError: a selection that the run's objective does not know.
+      RunError: the run trained an encoder only.
     """
     selection = selection or cfg.selection
     kappa = cfg.objective.kappa if isinstance(cfg.objective, DecisionTransformer) else None
@@ -184,7 +223,7 @@ def policy(
         )
     return NetPolicy(
         net,
-        cfg.objective.preferences,
+        cfg.playing.preferences,
         cfg.known_tasks,
         stack=cfg.transitions.stack,
         device=device,

@@ -4,7 +4,6 @@ The same JSON stands in every exported file, whatever its format; `describe` wri
 """
 
 import json
-from dataclasses import replace
 from statistics import fmean
 
 from pydantic import JsonValue
@@ -65,7 +64,7 @@ def card(run: Run) -> Card:
         groups.setdefault((row.method, row.task, row.protocol), []).append(row.score)
     return Card(
         run=run.name,
-        config=replace(run.config, stores=()),
+        config=run.config.placeless,
         tasks=run.tasks,
         facts=run.facts,
         scores=tuple(

@@ -4,12 +4,12 @@ from dataclasses import replace
 from typing import Annotated, Literal
 
 from scaledq.core.config import by_kind, config, fingerprint
-from scaledq.core.errors import ConfigError
+from scaledq.core.errors import ConfigError, RunError
 from scaledq.core.protocol import SCALED_QL, Protocol
 from scaledq.data.loader import Transitions
 from scaledq.data.sequences import Sequences
 from scaledq.data.view import View
-from scaledq.learn.objective import Objective, ScaledQL
+from scaledq.learn.objective import Objective, Playing, Pretraining, ScaledQL
 from scaledq.learn.optim import OptimConfig
 from scaledq.learn.sequence import DecisionTransformer, SequenceCloning
 from scaledq.nets.head import NeckConfig
@@ -18,9 +18,10 @@ from scaledq.nets.mlp import MLPConfig
 from scaledq.nets.nature import NatureConfig
 from scaledq.nets.resnet import ResNetConfig
 from scaledq.nets.transformer import TransformerConfig
+from scaledq.nets.vit import ViTConfig
 from scaledq.run.compute import Compute
 
-Encoder = ResNetConfig | ImpalaConfig | NatureConfig | MLPConfig | TransformerConfig
+Encoder = ResNetConfig | ImpalaConfig | NatureConfig | MLPConfig | TransformerConfig | ViTConfig
 """A transformer is the whole network, and reads windows of steps: there is no neck behind it."""
 
 
@@ -110,6 +111,21 @@ class RunConfig:
     def known_tasks(self) -> tuple[str, ...]:
         """The tasks that the run can play: those that it learns, then those that it kept."""
         return self.tasks + self.start.keep
+
+    @property
+    def playing(self) -> Playing:
+        """The objective of a run that learns a policy.
+
+        Raises:
+          RunError: the run trains an encoder only.
+        """
+        if isinstance(self.objective, Pretraining):
+            kind = self.objective.kind
+            raise RunError(
+                f"a run of {kind!r} has trained an encoder and cannot play; train a policy on it: "
+                f"`scaledq train scaled_ql_on_{kind} --start.run RUN --store DIR`"
+            )
+        return self.objective
 
     @property
     def placeless(self) -> "RunConfig":

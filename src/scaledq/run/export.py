@@ -43,7 +43,8 @@ def export(run: Run, out: Path) -> Path:
     """Writes the run's policy to `out` and a model card for people beside it (`<out>.md`).
 
     Raises:
-      RunError: an unknown suffix, an unfinished run, a transformer's, or ONNX is not installed.
+      RunError: an unknown suffix, a run that is unfinished, cannot play or remembers its episode,
+        or ONNX is not installed.
     """
     if run.config.sequential:
         raise RunError(
@@ -57,6 +58,7 @@ def export(run: Run, out: Path) -> Path:
     if out.suffix not in writers:
         known = suggest(out.suffix or "no suffix", writers)
         raise RunError(f"a policy is exported as .onnx, .pt2 or .safetensors, got {out}; {known}")
+    _ = run.config.playing
     about = card(run)
     data = writers[out.suffix](run, about)
     try:
@@ -75,7 +77,7 @@ def example(task: Task, stack: int, rows: int) -> tuple[Tensor, Tensor]:
 
 def traced(run: Run) -> torch.export.ExportedProgram:
     """The policy as a graph that takes any number of rows."""
-    net = Deployed(run.network, run.config.objective.preferences).cpu().eval()
+    net = Deployed(run.network, run.config.playing.preferences).cpu().eval()
     inputs = example(run.tasks[0], run.config.transitions.stack, 2)
     batch = torch.export.Dim("batch", min=1)
     with torch.no_grad():

@@ -12,14 +12,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 
 from scaledq.core import journal
 from scaledq.core.config import from_json, to_json
 from scaledq.core.errors import RunError
 from scaledq.core.files import write_atomic
 from scaledq.core.task import Task
-from scaledq.nets.head import Network
-from scaledq.nets.transformer import Transformer
 from scaledq.play.policy import NetPolicy, Selection
 from scaledq.play.sequence import SequencePolicy
 from scaledq.run import assemble
@@ -52,7 +51,7 @@ class Run:
         return list(journal.read(path)) if path.exists() else []
 
     @cached_property
-    def network(self) -> Network | Transformer:
+    def network(self) -> nn.Module:
         """The trained network on this machine's device, in evaluation mode.
 
         Raises:

@@ -11,6 +11,7 @@ from scaledq.core.batch import Batch, Windows
 from scaledq.core.journal import Journal
 from scaledq.learn.health import HEALTHY, advise, conflict, measure
 from scaledq.learn.learner import Learner
+from scaledq.learn.objective import Pretraining
 from scaledq.run.folder import METRICS, Run
 
 CLIPPING = ("clipped", "support_low", "support_high")
@@ -59,7 +60,8 @@ class Meter:
         taken = time.monotonic() - self.began
         row: dict[str, Any] = {"step": self.learner.step}
         row |= {name: float(value) for name, value in metrics.items()}
-        row |= measure(self.learner, batch, returns=returns)
+        if not isinstance(self.learner.objective, Pretraining):
+            row |= measure(self.learner, batch, returns=returns)
         # Sharded, its backward passes would need every rank's part.
         for layer in () if self.run.config.compute.shard else LAYERS:
             if _in_training(self.learner, layer):

@@ -139,7 +139,7 @@ def _safetensors(path: Path) -> Found:
         net.load_state_dict(tensors)
     except RuntimeError as error:
         raise RunError(f"{path} does not fit its own card: {_line(error)}") from error
-    return net.eval(), about, about.config.objective.preferences
+    return net.eval(), about, about.config.playing.preferences
 
 
 def _line(error: Exception) -> str:

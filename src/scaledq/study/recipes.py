@@ -9,11 +9,12 @@ from dataclasses import replace
 
 from scaledq.learn.bc import BehaviourCloning
 from scaledq.learn.bcq import DiscreteBCQ
+from scaledq.learn.cpc import CPC
 from scaledq.learn.hl_gauss import HLGauss, TwoHot
 from scaledq.learn.iql import IQL
 from scaledq.learn.td import MSE, QuantileRegression, TDError
 from scaledq.nets.mlp import MLPConfig
-from scaledq.run.config import Encoder, RunConfig
+from scaledq.run.config import Encoder, RunConfig, Start
 from scaledq.study.spec import Recipe, Scale
 
 
@@ -220,6 +221,35 @@ def iql(scale: Scale) -> RunConfig:
     return replace(scale.run, objective=IQL())
 
 
+def mae(scale: Scale) -> RunConfig:
+    """Pre-train a vision transformer by masked autoencoding; it cannot play (section 5.2)."""
+    run = scale.run
+    optim = replace(
+        run.optim,
+        lr=1.5 * run.optim.lr,  # with the paper's 2e-4 and batch 512, MAE's 1.5e-4 x batch / 256
+        eps=1e-8,
+        betas=(0.9, 0.95),
+        weight_decay=0.05,
+        warmup=run.steps // 20,
+    )
+    return replace(run, objective=scale.mae, encoder=scale.encoders.vit, optim=optim)
+
+
+def cpc(scale: Scale) -> RunConfig:
+    """Pre-train the ResNet by contrastive predictive coding; it cannot play (section 5.2)."""
+    return replace(scale.run, objective=CPC(), transitions=replace(scale.run.transitions, n_step=1))
+
+
+def scaled_ql_on_mae(scale: Scale) -> RunConfig:
+    """Scaled QL on the frozen encoder of a `mae` run: --start.run RUN (section 5.2)."""
+    return replace(scale.run, encoder=scale.encoders.vit, start=Start(of="mae", frozen=True))
+
+
+def scaled_ql_on_cpc(scale: Scale) -> RunConfig:
+    """Scaled QL that starts from the encoder of a `cpc` run: --start.run RUN (section 5.2)."""
+    return replace(scale.run, start=Start(of="cpc"))
+
+
 def _with_td(run: RunConfig, td: TDError) -> RunConfig:
     return replace(run, objective=replace(run.objective, td=td))
 
@@ -281,5 +311,9 @@ RECIPES: dict[str, Recipe] = {
         cql_impala_huge,
         cql_nature,
         iql,
+        mae,
+        cpc,
+        scaled_ql_on_mae,
+        scaled_ql_on_cpc,
     )
 }

@@ -6,11 +6,13 @@ from scaledq.core.atari import with_role
 from scaledq.core.protocol import QUICK
 from scaledq.data.loader import Transitions
 from scaledq.data.view import First, Uniform, View
+from scaledq.learn.mae import MAE
 from scaledq.learn.optim import OptimConfig
 from scaledq.nets.head import NeckConfig
 from scaledq.nets.impala import ImpalaConfig
 from scaledq.nets.nature import NatureConfig
 from scaledq.nets.resnet import ResNetConfig
+from scaledq.nets.vit import ViTConfig
 from scaledq.run.config import RunConfig
 from scaledq.study.spec import Encoders, Scale, Sizes
 
@@ -55,7 +57,9 @@ SMOKE = Scale(
         ),
         standardised=replace(small_resnet(12), weight_standardised=True, groups=12),
         nature=NatureConfig(width=4),
+        vit=ViTConfig(patch=4, width=8, depth=1, heads=2),
     ),
+    mae=MAE(decoder_width=8, decoder_depth=1, decoder_heads=2),
     few_tasks=("Pong",),
     suboptimal=View(rows=First(fraction=0.5)),
     episodes=2,
@@ -102,7 +106,9 @@ QUICK_SCALE = Scale(
             huge=small_impala(5, 16),
         ),
         standardised=replace(small_resnet(16), weight_standardised=True, groups=16),
+        vit=ViTConfig(width=96, depth=4, heads=4),
     ),
+    mae=MAE(decoder_width=64, decoder_depth=2, decoder_heads=4),
     few_tasks=("Freeway", "UpNDown"),
     suboptimal=View(),  # nothing in these logs is good play
     data=(

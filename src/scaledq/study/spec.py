@@ -11,9 +11,11 @@ from scaledq.core.atari import with_role
 from scaledq.core.config import config
 from scaledq.core.errors import ConfigError
 from scaledq.data.view import First, Uniform, View
+from scaledq.learn.mae import MAE
 from scaledq.nets.impala import ImpalaConfig
 from scaledq.nets.nature import NatureConfig
 from scaledq.nets.resnet import ResNetConfig
+from scaledq.nets.vit import ViTConfig
 from scaledq.play.policy import Selection
 from scaledq.run.config import Encoder, RunConfig
 
@@ -54,6 +56,8 @@ class Encoders:
     standardised: ResNetConfig = ResNetConfig(depth=101, weight_standardised=True)
     """The large ResNet in BiT's layout: more groups, standardised weights."""
     nature: NatureConfig = NatureConfig()
+    vit: ViTConfig = ViTConfig()
+    """What masked autoencoding pre-trains (section 5.2): ViT-Base."""
 
 
 @config
@@ -69,6 +73,8 @@ class Scale:
     """Of table 2's small study; the paper says six and names these five."""
     suboptimal: View = View(rows=First(fraction=0.2))
     """The part of the logs that table 2's small study learns from."""
+    mae: MAE = MAE()
+    """Masked autoencoding with a decoder of this scale."""
     episodes: int = 16
     """Evaluation episodes for each task."""
     held_out: tuple[str, ...] = with_role("heldout5")
