@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install quickstart test check clean
+.PHONY: install quickstart test fuzz check clean
 
 install: $(VENV)/installed
 
@@ -20,6 +20,9 @@ test: install  ## What CI runs.
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/pytest -n 2 -q
+
+fuzz: install  ## 1,000 broken files of every source format; CI makes 150 of each.
+	SCALEDQ_FUZZ=1000 $(BIN)/pytest -q tests/data/sources/test_fuzz.py
 
 check: test
 

@@ -19,13 +19,24 @@ from pathlib import Path
 import numpy as np
 
 from scaledq.core.config import config, from_json, to_json
-from scaledq.core.errors import ConfigError, DataError
+from scaledq.core.errors import DataError, ScaledQError
 from scaledq.core.files import write_atomic
 from scaledq.core.protocol import Protocol
 from scaledq.core.task import Task
+from scaledq.data.sources.folder import reading
+from scaledq.data.sources.npy import Npy
 
 FORMAT = 1
 """Version of the file's layout; readers refuse any other."""
+DTYPES = {
+    "header": ("uint8",),
+    "seed": ("int64",),
+    "steps": ("int64",),
+    "ended": ("uint8",),
+    "checksum": ("uint64",),
+    "actions": ("uint8", "int16"),
+}
+"""Of the arrays, each [k]."""
 NAME = "actions.npz"
 """The file beside a log's arrays in STORE/<task>/<log>/."""
 
@@ -130,10 +141,11 @@ def unpack(arrays: dict[str, np.ndarray], where: str) -> ActionLog:
     """Inverse of `pack`.
 
     Raises:
-      DataError: an array is missing or of another length, or the header of another version;
+      DataError: an array is missing or is not what it should be, or the header of another version;
         the message starts with `where`.
     """
     try:
+        _check_arrays(arrays)
         text = arrays["header"].tobytes()
         version = json.loads(text)["format"]
         if version != FORMAT:
@@ -142,17 +154,34 @@ def unpack(arrays: dict[str, np.ndarray], where: str) -> ActionLog:
                 "use the scaledq that wrote it"
             )
         header = from_json(Header, text)
+        if arrays["actions"].max(initial=0) >= header.task.actions:
+            raise ValueError(f"an action that is not among {header.task.actions}")
         columns = [arrays[name].tolist() for name in ("seed", "ended", "checksum", "steps")]
         pieces = np.split(arrays["actions"], np.cumsum(columns.pop())[:-1])
-        if (
-            sum(map(len, pieces)) != int(arrays["steps"].sum())
-            or min(arrays["steps"], default=1) < 0
-        ):
-            raise ValueError("its steps do not add up to its actions")
         episodes = zip(*columns, pieces if columns[0] else (), strict=True)
         return ActionLog(header, tuple(Episode(s, Ended(e), c, a) for s, e, c, a in episodes))
-    except (KeyError, ValueError, TypeError, ConfigError) as error:
-        raise DataError(f"{where}: not a whole action log ({error}); fetch it again") from error
+    except (KeyError, ValueError, TypeError, RecursionError, ScaledQError) as error:
+        if isinstance(error, DataError):
+            raise
+        fault = str(error).partition("\n")[0][:300]
+        raise DataError(f"{where}: not a whole action log ({fault}); fetch it again") from error
+
+
+def _check_arrays(arrays: dict[str, np.ndarray]) -> None:
+    """Raises ValueError where one is of another dtype or shape, or of impossible values."""
+    for name, dtypes in DTYPES.items():
+        array = arrays[name]
+        if array.ndim != 1 or array.dtype.name not in dtypes:
+            raise ValueError(f"{name} should be {dtypes[0]} [k], is {array.dtype} {array.shape}")
+    if len({len(arrays[name]) for name in ("seed", "steps", "ended", "checksum")}) > 1:
+        raise ValueError("its columns are of different lengths")
+    steps = arrays["steps"]
+    if steps.min(initial=0) < 0 or sum(steps.tolist()) != len(arrays["actions"]):
+        raise ValueError("its steps do not add up to its actions")
+    if arrays["seed"].min(initial=0) < 0 or arrays["actions"].min(initial=0) < 0:
+        raise ValueError("a seed or an action below 0")
+    if arrays["ended"].max(initial=0) > Ended.TERMINATED | Ended.TRUNCATED:
+        raise ValueError("an end of no known kind")
 
 
 def load(path: Path) -> ActionLog:
@@ -161,13 +190,13 @@ def load(path: Path) -> ActionLog:
     Raises:
       DataError: there is none, or it is damaged or no action log.
     """
-    try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except FileNotFoundError as error:
-        raise DataError(f"no action log at {path}; check the path") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise DataError(f"{path}: not a whole action log ({error}); fetch it again") from error
+    if not path.is_file():
+        raise DataError(f"no action log at {path}; check the path")
+    with reading(f"{path}: not a whole action log"), zipfile.ZipFile(path) as packed:
+        arrays = {}
+        for name in DTYPES:
+            with packed.open(f"{name}.npy") as file:
+                arrays[name] = Npy(file, f"{path}: {name}").whole()
     return unpack(arrays, str(path))
 
 
