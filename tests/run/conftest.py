@@ -8,6 +8,7 @@ import pytest
 from scaledq.core.seeds import stream
 from scaledq.core.task import Task
 from scaledq.data.loader import Transitions
+from scaledq.data.sources.synthetic import toy_episodes, write_dqn_replay
 from scaledq.data.writer import LogWriter
 from scaledq.learn.optim import OptimConfig
 from scaledq.nets.head import NeckConfig
@@ -19,6 +20,7 @@ TASKS = (
     Task(name="right", actions=3, frame_shape=(6,)),
 )
 ROWS = 300
+GAMES = {"Breakout": 4, "Pong": 6, "Freeway": 3}
 
 
 def write_log(store: Path, task: Task, *, name: str = "log", seed: int = 0) -> None:
@@ -66,3 +68,14 @@ def small_config(store: Path, *, steps: int) -> RunConfig:
         log_every=5,
         checkpoint_every=10,
     )
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Three games as DQN Replay has them."""
+    root = tmp_path / "dqn"
+    for number, (game, actions) in enumerate(GAMES.items()):
+        rng = np.random.default_rng(number)
+        episodes = toy_episodes(rng, lengths=[40] * 6, actions=actions)
+        write_dqn_replay(root / game / "1" / "replay_logs", episodes)
+    return root

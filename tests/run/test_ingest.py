@@ -7,7 +7,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from scaledq.core.errors import DataError, RunError
@@ -15,21 +14,10 @@ from scaledq.core.files import locked
 from scaledq.data.inspect import verify
 from scaledq.data.sources.dqn_replay import DQNReplay
 from scaledq.data.sources.replay_files import part
-from scaledq.data.sources.synthetic import toy_episodes, write_dqn_replay
 from scaledq.data.store import open_store
 from scaledq.run.ingest import ingest
 
-GAMES = {"Breakout": 4, "Pong": 6, "Freeway": 3}
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    root = tmp_path / "dqn"
-    for number, (game, actions) in enumerate(GAMES.items()):
-        rng = np.random.default_rng(number)
-        episodes = toy_episodes(rng, lengths=[40] * 6, actions=actions)
-        write_dqn_replay(root / game / "1" / "replay_logs", episodes)
-    return root
+from .conftest import GAMES
 
 
 def test_processes_write_what_one_process_writes(source: Path, tmp_path: Path) -> None:
@@ -134,39 +122,3 @@ def test_a_kill_leaves_nothing_that_looks_finished_and_a_rerun_completes(
 
 def _command(pid: int) -> bytes:
     return Path(f"/proc/{pid}/cmdline").read_bytes()
-
-
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch):
-    """Two nodes of a real Ray cluster on this machine, one processor each."""
-    ray = pytest.importorskip("ray")
-    cluster_utils = pytest.importorskip("ray.cluster_utils")
-    monkeypatch.setenv("RAY_DISABLE_IMPORT_WARNING", "1")
-    node = {"num_cpus": 1, "object_store_memory": 80_000_000}
-    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=node)
-    cluster.add_node(**node)
-    cluster.wait_for_nodes()
-    ray.init(address=cluster.address, log_to_driver=False)
-    assert sum(n["Alive"] for n in ray.nodes()) == 2
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
-
-
-@pytest.mark.filterwarnings("ignore")  # Ray's own
-def test_a_ray_cluster_writes_what_processes_write(source: Path, tmp_path: Path, cluster) -> None:
-    ingest(DQNReplay(source=str(source)), tmp_path / "here", workers=2)
-    summary = ingest(DQNReplay(source=str(source)), tmp_path / "ray", on="ray")
-    here, there = open_store(tmp_path / "here"), open_store(tmp_path / "ray")
-    assert here.tasks == there.tasks
-    assert [here[t][0].digest for t in GAMES] == [there[t][0].digest for t in GAMES]
-    assert len(summary.written) == len(GAMES)
-
-    again = ingest(DQNReplay(source=str(source)), tmp_path / "ray", on="ray")
-    assert (len(again.written), len(again.skipped)) == (0, len(GAMES))
-
-    path = source / "Pong" / "1" / "replay_logs" / part("observation", 1)
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(DataError, match=r"Pong.*observation_ckpt\.1\.gz"):
-        ingest(DQNReplay(source=str(source)), tmp_path / "broken", on="ray")
-    assert "Pong" not in open_store(tmp_path / "broken").tasks

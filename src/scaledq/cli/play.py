@@ -23,6 +23,8 @@ class Evaluate:
     selection: Literal["greedy", "sampled", "notebook"] | None = None
     """greedy for most; transformers sample, or follow their released notebook's rule."""
     seed: int = 1_000
+    on: Literal["local", "ray"] = "local"
+    """This machine, or a Ray cluster (RAY_ADDRESS), each task by itself."""
 
     def __call__(self) -> None:
         from scaledq.core.protocol import preset
@@ -36,6 +38,7 @@ class Evaluate:
             protocol=preset(self.protocol) if self.protocol else None,
             selection=self.selection,
             seed=self.seed,
+            on=self.on,
         )
         by_task: dict[str, list[float]] = {}
         for row in rows:

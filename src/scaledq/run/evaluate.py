@@ -1,10 +1,12 @@
 """What a run's policy scores when it plays, and what the behaviour in its logs scored."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from pydantic import TypeAdapter
 
+from scaledq.core.config import from_json, to_json
 from scaledq.core.errors import TaskError, suggest
 from scaledq.core.progress import Progress
 from scaledq.core.protocol import Protocol
@@ -13,7 +15,8 @@ from scaledq.data.view import View
 from scaledq.play.policy import Selection
 from scaledq.play.rollout import play
 from scaledq.play.score import ScoreRow, read_scores, write_scores
-from scaledq.run.folder import SCORES, Run
+from scaledq.run.cluster import On, spread
+from scaledq.run.folder import SCORES, Run, open_run
 
 SEED = 1_000
 """Of evaluation, so that no episode repeats one that a recording with a small seed has seen."""
@@ -27,12 +30,17 @@ def evaluate(
     protocol: Protocol | None = None,
     selection: Selection | None = None,
     seed: int = SEED,
+    on: On = "local",
 ) -> list[ScoreRow]:
     """Plays `episodes` whole episodes of each task and stores their rows in the run's scores.jsonl.
 
     Rows of the same method, tasks, seed and protocol are replaced. Actions are chosen in the run's
     own way unless `selection` says otherwise; then the rows are named after it, as are all of BC's:
     `bc (greedy)` or `bc (sampled)`.
+
+    Args:
+      on: this machine, all tasks side by side; or a Ray cluster, each task by itself and stored
+        when it is through. Episodes are the same, but for ties that another batch rounds otherwise.
 
     Raises:
       TaskError: a task that the run was not trained on.
@@ -44,19 +52,56 @@ def evaluate(
         if task not in known:
             raise TaskError(f"{run.name} knows no task {task!r}; {suggest(task, known)}")
     selection = selection or run.config.selection
+    rows: list[ScoreRow] = []
+    with Progress(f"play {method_name(run, selection)}", len(chosen) * episodes) as bar:
+        if on == "ray":
+            how = (episodes, to_json(protocol), selection, seed)
+            pieces = {task: (str(run.folder.absolute()), task, *how) for task in chosen}
+            for task, answer in spread(_remote, pieces, gpu=0.25):
+                new = TypeAdapter(list[ScoreRow]).validate_json(answer)
+                rows += new
+                _store(run, new)
+                bar.show(len(rows), f"{task} {sum(r.score for r in new) / len(new):,.0f}")
+            return rows
+        for row in _play(run, chosen, protocol, episodes=episodes, selection=selection, seed=seed):
+            rows.append(row)
+            bar.show(len(rows), f"{row.task} {row.score:,.0f}")
+    _store(run, rows)
+    return rows
+
+
+def _play(
+    run: Run,
+    tasks: Sequence[str],
+    protocol: Protocol,
+    *,
+    episodes: int,
+    selection: Selection,
+    seed: int,
+) -> Iterator[ScoreRow]:
     method = method_name(run, selection)
-    rows = []
     policy = run.policy(selection=selection)
-    with Progress(f"play {method}", len(chosen) * episodes) as bar:
-        played = play(policy, chosen, protocol, episodes=episodes, seed=seed)
-        for count, episode in enumerate(played, 1):
-            rows.append(ScoreRow.of(episode, run=run.name, method=method, protocol=protocol))
-            bar.show(count, f"{episode.task} {episode.score:,.0f}")
+    for episode in play(policy, tasks, protocol, episodes=episodes, seed=seed):
+        yield ScoreRow.of(episode, run=run.name, method=method, protocol=protocol)
+
+
+def _remote(
+    folder: str, task: str, episodes: int, protocol: bytes, selection: Selection, seed: int
+) -> bytes:
+    """One task's episodes, on whatever machine this runs."""
+    rules = from_json(Protocol, protocol)
+    rows = _play(
+        open_run(folder), (task,), rules, episodes=episodes, selection=selection, seed=seed
+    )
+    return TypeAdapter(list[ScoreRow]).dump_json(list(rows))
+
+
+def _store(run: Run, rows: Sequence[ScoreRow]) -> None:
+    """Puts the rows into scores.jsonl, in the place of older ones of the same evaluation."""
     path = run.folder / SCORES
     replaced = {(r.method, r.task, r.seed, r.protocol) for r in rows}
     kept = [r for r in _stored(path) if (r.method, r.task, r.seed, r.protocol) not in replaced]
-    write_scores(path, kept + rows)
-    return rows
+    write_scores(path, [*kept, *rows])
 
 
 def method_name(run: Run, selection: Selection) -> str:

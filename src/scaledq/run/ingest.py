@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from scaledq.core.config import from_json, to_json
-from scaledq.core.errors import DataError, RunError, ScaledQError
+from scaledq.core.errors import DataError, ScaledQError
 from scaledq.core.files import locked
 from scaledq.core.progress import Progress
 from scaledq.data import zarr
@@ -24,11 +24,10 @@ from scaledq.data.manifest import Manifest, read_manifest
 from scaledq.data.sources.folder import reading
 from scaledq.data.sources.piece import Piece
 from scaledq.data.store import open_store, write_index
+from scaledq.run.cluster import On, spread
 
 PORTION = 10_000
 """Rows after which a piece says how far it is."""
-
-On = Literal["local", "ray"]
 
 
 @runtime_checkable
@@ -216,31 +215,10 @@ class _Teller:
 
 def _on_ray(todo: Sequence[Piece], root: str) -> Iterator[Manifest]:
     """Runs each piece as a task of a Ray cluster, whose machines all reach source and store."""
-    try:
-        import ray
-        from ray.exceptions import RayError
-    except ImportError as error:
-        raise RunError(
-            "Ray is not installed: pip install 'scaledq[cluster]', or leave out --on ray"
-        ) from error
-    if not ray.is_initialized():
-        ray.init(log_to_driver=False)
-    task = ray.remote(max_retries=2)(_remote)
-    waiting = {task.remote(piece, root): piece for piece in todo}
-    while waiting:
-        (ready,), _ = ray.wait(list(waiting), num_returns=1)
-        piece = waiting.pop(ready)
-        try:
-            word = ray.get(ready)
-        except RayError as error:
-            raise RunError(f"{piece.task}/{piece.name}: {str(error).splitlines()[0]}") from error
-        if isinstance(word, ScaledQError):
-            raise word
+    pieces = {f"{piece.task}/{piece.name}": (piece, root) for piece in todo}
+    for _, word in spread(_remote, pieces):
         yield from_json(Manifest, word)
 
 
-def _remote(piece: Piece, root: str) -> bytes | ScaledQError:
-    try:
-        return to_json(piece.write(root, lambda rows: None))
-    except ScaledQError as error:
-        return error
+def _remote(piece: Piece, root: str) -> bytes:
+    return to_json(piece.write(root, lambda rows: None))
