@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+from scaledq.cli.bench import Bench
 from scaledq.cli.data import Collect, ExportMinari, Ingest, Inspect
 from scaledq.cli.play import Evaluate, Report, Watch
 from scaledq.cli.serve import Export, Serve
@@ -28,7 +29,8 @@ Verb = Annotated[
     | Report
     | Watch
     | Export
-    | Serve,
+    | Serve
+    | Bench,
     tyro.conf.OmitSubcommandPrefixes,
 ]
 
