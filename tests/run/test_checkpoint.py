@@ -1,10 +1,16 @@
 """Checkpoints: what comes back is what went in, and damage is found."""
 
+import hashlib
 import json
+import os
+import pickle
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
+from torch import distributed as dist
 
 from scaledq.core.errors import RunError
 from scaledq.run.checkpoint import (
@@ -15,7 +21,10 @@ from scaledq.run.checkpoint import (
     load_checkpoint,
     newest,
     save_checkpoint,
+    save_shards,
 )
+
+ONES = torch.ones(5)
 
 
 def state(step: int) -> State:
@@ -65,10 +74,56 @@ def test_nothing_readable_is_an_error_and_nothing_at_all_is_none(tmp_path: Path)
         newest(tmp_path)
 
 
-def test_a_pickle_in_place_of_tensors_is_refused(tmp_path: Path) -> None:
-    import hashlib
-    import pickle
+@pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "remove", "foreign"])
+def test_a_damaged_shard_is_found(shards: Path, damage: str) -> None:
+    file = sorted(shards.glob("*.safetensors"))[0]
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    kept = {"truncate": data[:100], "flip": data, "empty": b"", "foreign": save({"w": ONES})}
+    if damage == "remove":
+        file.unlink()
+    else:
+        file.write_bytes(bytes(kept[damage]))
+    with pytest.raises(RunError, match=r"damaged|cannot be read"):
+        load_checkpoint(shards)
 
+
+def test_the_shards_of_one_process_are_whole_and_no_other_file_is_opened(shards: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(shards / "executed"),)
+
+    (shards / ".metadata").write_bytes(pickle.dumps(Trap()))
+    back = load_checkpoint(shards)
+    assert (back.step, back.scalars) == (3, {"elapsed": 1.5})
+    assert all(torch.equal(back.tensors[k], v) for k, v in state(3).tensors.items())
+    assert not (shards / "executed").exists()
+
+
+def test_shards_of_another_shape_are_refused_by_the_learner(shards: Path) -> None:
+    place = sorted(shards.glob("*.safetensors"))[0]
+    place.write_bytes(save({"net.w": ONES, "count": torch.tensor([3])}))
+    meta = json.loads((shards / META).read_text())
+    meta["files"][place.name] = hashlib.sha256(place.read_bytes()).hexdigest()
+    (shards / META).write_text(json.dumps(meta))
+    tensors = load_checkpoint(shards).tensors
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        torch.nn.Linear(3, 2, bias=False).load_state_dict({"weight": tensors["net.w"]})
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Iterator[Path]:
+    """A checkpoint that one process wrote as ranks do."""
+    dist.init_process_group("gloo", f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    try:
+        group = dist.group.WORLD
+        assert group is not None
+        yield save_shards(tmp_path / "checkpoints", state(3), keep=2, group=group)
+    finally:
+        dist.destroy_process_group()
+
+
+def test_a_pickle_in_place_of_tensors_is_refused(tmp_path: Path) -> None:
     place = save_checkpoint(tmp_path, state(1), keep=3)
     bad = pickle.dumps({"net.w": [1]})
     (place / TENSORS).write_bytes(bad)

@@ -136,7 +136,7 @@ def test_sharded_checkpoints_go_on_with_another_number_of_processes(
 def test_a_signal_to_any_rank_stops_all_with_a_checkpoint(
     nursery: Nursery, small_run: RunConfig, tmp_path: Path
 ) -> None:
-    cfg = replace(small_run, steps=40_000, checkpoint_every=40_000, log_every=1_000)
+    cfg = replace(small_run, steps=40_000, checkpoint_every=40_000, log_every=5)
     pids = nursery.start(cfg, tmp_path, slow=0.01)
     wait_for(tmp_path / cfg.folder / METRICS)
     os.kill(pids[1], signal.SIGUSR1)
@@ -155,7 +155,7 @@ def test_a_signal_to_any_rank_stops_all_with_a_checkpoint(
 def test_a_dead_or_hung_rank_is_named(
     nursery: Nursery, small_run: RunConfig, tmp_path: Path, number: signal.Signals, words: str
 ) -> None:
-    cfg = replace(small_run, steps=40_000, checkpoint_every=40_000, log_every=1_000)
+    cfg = replace(small_run, steps=40_000, checkpoint_every=40_000, log_every=5)
     pids = nursery.start(cfg, tmp_path, timeout=4, slow=0.01)
     wait_for(tmp_path / cfg.folder / METRICS)
     os.kill(pids[1], number)
@@ -166,7 +166,7 @@ def test_a_dead_or_hung_rank_is_named(
 def test_the_error_of_one_rank_is_told_by_the_others(
     nursery: Nursery, small_run: RunConfig, store: Path, tmp_path: Path
 ) -> None:
-    cfg = replace(small_run, steps=40_000, checkpoint_every=40_000, log_every=1_000)
+    cfg = replace(small_run, steps=40_000, checkpoint_every=40_000, log_every=5)
     pids = nursery.start(cfg, tmp_path, slow=0.05)
     wait_for(tmp_path / cfg.folder / METRICS)
     for chunk in store.glob("*/*/frames/c/**/*"):
@@ -179,7 +179,7 @@ def test_the_error_of_one_rank_is_told_by_the_others(
 
 def wait_for(file: Path) -> None:
     deadline = time.monotonic() + 60
-    while not file.exists():
+    while not (file.exists() and file.stat().st_size):  # all have taken steps
         assert time.monotonic() < deadline
         time.sleep(0.02)
 

@@ -1,5 +1,6 @@
 """The verbs that train: quickstart, train."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -67,4 +68,6 @@ class Train:
             return
         if not cfg.stores:
             raise ConfigError("train needs data: give --store DIR (see `scaledq collect --help`)")
-        print(train(cfg, self.out, resume=self.resume, timeout=self.timeout).folder)
+        run = train(cfg, self.out, resume=self.resume, timeout=self.timeout)
+        if os.environ.get("RANK", "0") == "0":  # under torchrun one of the processes says it
+            print(run.folder)

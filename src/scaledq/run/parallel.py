@@ -6,6 +6,7 @@ the means that are reported, are averaged by torch.distributed: NCCL between GPU
 
 import json
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -163,17 +164,38 @@ def joined(device: str, *, timeout: float = TIMEOUT) -> Iterator[Ranks]:
         return
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     ranks = _join(device, rank, world, timeout)
-    assert ranks.watch is not None
+    sound = device == "cpu"
     try:
-        yield ranks
-        ranks.close()
+        with _telling(ranks):
+            yield ranks
+        sound = True
     except Interrupted as error:
+        sound = True
         if not ranks.first:  # the first rank's line says it for all
             raise SystemExit(error.code) from error
         raise
+    finally:
+        # Threads of gloo that outlive the interpreter would abort it, and its exit code with it;
+        # NCCL would wait for ranks that are gone.
+        if sound:
+            dist.destroy_process_group()
+
+
+@contextmanager
+def _telling(ranks: Ranks) -> Iterator[None]:
+    """Tells the other ranks why this one fails, and of this one's broken talks why they broke."""
+    assert ranks.watch is not None
+    try:
+        yield
+        ranks.close()
+    except Interrupted:
+        ranks.close()
+        raise
     except ScaledQError as error:
         ranks.watch.fail(str(error))
-        error.args = (f"rank {rank}: {error}",)
+        if ranks.first and not _agent_keeps_store():
+            time.sleep(2)  # the others read it from the store that ends with this process
+        error.args = (f"rank {ranks.rank}: {error}",)
         raise
     except RuntimeError as error:
         cause = ranks.watch.blame()
@@ -181,11 +203,10 @@ def joined(device: str, *, timeout: float = TIMEOUT) -> Iterator[Ranks]:
             ranks.watch.fail(str(error).splitlines()[0])
             raise
         raise RunError(
-            f"rank {rank}: {cause}; go on from the newest checkpoint with --resume"
+            f"rank {ranks.rank}: {cause}; go on from the newest checkpoint with --resume"
         ) from error
     finally:
         ranks.watch.close()
-    dist.destroy_process_group()
 
 
 def _join(device: str, rank: int, world: int, timeout: float) -> Ranks:
@@ -193,7 +214,6 @@ def _join(device: str, rank: int, world: int, timeout: float) -> Ranks:
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(device)
     limit = timedelta(seconds=timeout)
-    kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     place = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
 
     def meet(name: str, *, host: bool = False) -> Store:
@@ -203,7 +223,7 @@ def _join(device: str, rank: int, world: int, timeout: float) -> Ranks:
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         return PrefixStore(f"scaledq/{attempt}/{name}", store)
 
-    groups = meet("groups", host=rank == 0 and not kept)
+    groups = meet("groups", host=rank == 0 and not _agent_keeps_store())
     backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
     dist.init_process_group(backend, store=groups, rank=rank, world_size=world, timeout=limit)
     watch = Watch(meet("watch"), rank=rank, world=world, timeout=timeout)
@@ -216,6 +236,11 @@ def _join(device: str, rank: int, world: int, timeout: float) -> Ranks:
         saving=_group(limit),
         stopping=_group(limit),
     )
+
+
+def _agent_keeps_store() -> bool:
+    """Whether torchrun itself, not the first rank, keeps the store where all meet."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def _group(limit: timedelta) -> ProcessGroup:

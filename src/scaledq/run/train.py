@@ -3,7 +3,8 @@
 import signal
 import sys
 import time
-from contextlib import ExitStack, closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,12 +72,26 @@ def train(
             _begin(start, loader, learner, resume=resume)
             return ""
 
-        ranks.lead(begin)
-        run = open_run(folder)
-        seconds = _restore(run, learner, ranks)
-        with listening() as stop:
-            seconds = _loop(run, loader, learner, stop, seconds=seconds, ranks=ranks)
-        return _finish(run, learner, seconds=seconds, ranks=ranks)
+        ranks.at(-1, LOADING)  # opening large stores takes its time
+        with _writing(folder):
+            ranks.lead(begin)
+            run = open_run(folder)
+            seconds = _restore(run, learner, ranks)
+            with listening() as stop:
+                seconds = _loop(run, loader, learner, stop, seconds=seconds, ranks=ranks)
+            return _finish(run, learner, seconds=seconds, ranks=ranks)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """What the disk refuses becomes an error of ours."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"cannot write in {folder}: {error.strerror or error}; free some space there and go "
+            "on with --resume"
+        ) from error
 
 
 def _finished(folder: Path) -> str:
