@@ -13,6 +13,7 @@ from scaledq.core.protocol import QUICK
 from scaledq.core.task import Task
 from scaledq.learn.objective import BehaviourCloning
 from scaledq.nets.mlp import MLPConfig
+from scaledq.play.policy import NetPolicy
 from scaledq.run import assemble
 from scaledq.run.checkpoint import newest
 from scaledq.run.config import RunConfig, Start
@@ -84,6 +85,8 @@ def test_a_task_can_join_a_frozen_body_without_a_change_in_how_the_others_are_pl
     run = train(cfg, tmp_path / "runs")
     assert [task.name for task in run.tasks] == ["up", "right", "left"]
     before, after = source.policy(), run.policy()
+    assert isinstance(before, NetPolicy)
+    assert isinstance(after, NetPolicy)
     obs = np.random.default_rng(0).integers(256, size=(50, 2, 6), dtype=np.uint8)
     for task, count in (("left", 2), ("right", 3)):
         old = before.values(obs, np.full(50, before.tasks.index(task)))

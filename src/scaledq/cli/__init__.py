@@ -11,6 +11,7 @@ import tyro
 
 from scaledq.cli.bench import Bench
 from scaledq.cli.data import Collect, ExportMinari, Ingest, Inspect
+from scaledq.cli.finetune import Finetune
 from scaledq.cli.play import Evaluate, Report, Watch
 from scaledq.cli.serve import Export, Serve
 from scaledq.cli.study import Study
@@ -24,6 +25,7 @@ Verb = Annotated[
     | ExportMinari
     | Inspect
     | Train
+    | Finetune
     | Evaluate
     | Study
     | Report
@@ -57,7 +59,7 @@ def _plain(args: list[str]) -> list[str]:
 
 def _run(args: list[str]) -> None:
     verb, rest = tyro.cli(Verb, args=args, return_unknown_args=True, prog="scaledq")
-    if isinstance(verb, Train | Collect | Ingest | Serve):
+    if isinstance(verb, Train | Finetune | Collect | Ingest | Serve):
         verb(tuple(rest))
         return
     if rest:

@@ -36,8 +36,8 @@ class Start:
     of: str = ""
     """The kind of objective that the source must have had, such as `mae`; any by default."""
     parts: Literal["encoder", "body", "all"] = "encoder"
-    """encoder: everything after it is made anew. body: all but the heads. all: also the heads of
-    the tasks that both runs have."""
+    """encoder: everything after it is made anew (a transformer is all encoder). body: all but the
+    heads. all: also the heads of the tasks that both runs have."""
     frozen: bool = False
     """What was taken over stays as it is, but for heads; otherwise it learns on."""
     keep: tuple[str, ...] = ()

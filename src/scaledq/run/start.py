@@ -83,13 +83,14 @@ def take_over(
     source = _source(start)
     _check_fit(source, cfg, tasks)
     theirs = _weights(source)
-    names = [name for name in net.state_dict() if _is_taken(name, start)]
+    taken = _prefixes(net, start)
+    names = [name for name in net.state_dict() if _is_taken(name, taken)]
     _copy(net, theirs, names, source)
     if start.parts == "all":
         names += _copy_heads(net, theirs, source, tasks)
     if start.frozen:
         for name, parameter in net.named_parameters():
-            if _is_taken(name, start):
+            if _is_taken(name, taken):
                 parameter.requires_grad_(False)
     other = differences(source, cfg, tasks, data=data)
     said = (
@@ -162,17 +163,20 @@ def _weights(source: Run) -> dict[str, Tensor]:
         raise RunError(f"{source.folder / WEIGHTS} is damaged ({error}); train it again") from error
 
 
-def _is_taken(name: str, start: Start) -> bool:
-    return name.startswith(ENCODER) if start.parts == "encoder" else not name.startswith(HEADS)
+def _prefixes(net: nn.Module, start: Start) -> tuple[str, ...]:
+    """How the names begin of what is taken over, heads aside. A transformer has no encoder of its
+    own: its whole body is fine-tuned (section 5.2)."""
+    parts = {name.partition(".")[0] + "." for name, _ in net.named_parameters()} - {HEADS}
+    return (ENCODER,) if start.parts == "encoder" and ENCODER in parts else tuple(sorted(parts))
+
+
+def _is_taken(name: str, prefixes: tuple[str, ...]) -> bool:
+    return f"{name}.".startswith(prefixes)
 
 
 @torch.no_grad()
 def _copy(net: nn.Module, theirs: Mapping[str, Tensor], names: list[str], source: Run) -> None:
     mine = net.state_dict()
-    if not names:
-        raise RunError(
-            f"this run's network has no encoder; use --start.parts body for {source.name}"
-        )
     for name in names:
         found = tuple(theirs[name].shape) if name in theirs else "nothing"
         if found != tuple(mine[name].shape):

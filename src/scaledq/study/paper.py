@@ -148,7 +148,7 @@ FIG7 = Study(
         Arm(label="BC (pre-trained)", recipe="bc", start="bc", selection="sampled"),
         Arm(label="DT (pre-trained)", recipe="dt", start="dt"),
         Arm(label="DT (scratch)", recipe="dt"),
-        Arm(label="CPC + DT", recipe="dt", start="cpc"),
+        Arm(label="CPC + DT", recipe="dt_on_cpc", start="cpc"),
     ),
     figures=("tasks", "bars"),
     claims=(
