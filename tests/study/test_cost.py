@@ -44,7 +44,7 @@ def test_operations_grow_with_batch_and_steps_and_not_with_tasks_or_seeds() -> N
     assert cost(replace(VECTORS, tasks=("b",)), TASKS[1:]).operations == base
 
 
-@pytest.mark.parametrize("name", ["scaled_ql", "bc", "bcq", "scaled_ql_flatten", "cql_nature"])
+@pytest.mark.parametrize("name", RECIPES)
 def test_parameters_are_those_of_the_network_that_is_built(name: str) -> None:
     cfg = RECIPES[name](SMOKE)
     tasks = tuple(Task(name=task, actions=6, frame_shape=(84, 84)) for task in cfg.tasks)

@@ -13,14 +13,16 @@ from functools import cache
 from statistics import median
 
 import torch
-from torch import Tensor
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from scaledq.core.config import from_json, to_json
 from scaledq.core.task import Task
 from scaledq.data.store import Store
 from scaledq.data.view import All, First, Span, Uniform, View
-from scaledq.learn.sequence import DecisionTransformer
+from scaledq.learn.cpc import CPC
+from scaledq.learn.mae import MAE
+from scaledq.learn.sequence import DecisionTransformer, SequenceCloning
 from scaledq.run import assemble
 from scaledq.run.config import RunConfig
 from scaledq.run.folder import Run
@@ -60,19 +62,28 @@ def _count(config: bytes, tasks: tuple[Task, ...]) -> tuple[int, int]:
         # A transition pays for its own head alone.
         net = assemble.network(cfg, (widest,))
         with FlopCounterMode(display=False) as counter, torch.inference_mode():
-            net(*_example(cfg, widest))
+            _ask(net, cfg, widest)
     return parameters, counter.get_total_flops()
 
 
-def _example(cfg: RunConfig, task: Task) -> tuple[Tensor, ...]:
-    """What the network is asked about one transition, or about one window of steps."""
+def _ask(net: nn.Module, cfg: RunConfig, task: Task) -> None:
+    """Asks what the objective asks about one transition, or about one window of steps."""
     index = torch.zeros(1, dtype=torch.int64)
-    if not cfg.sequential:
-        return torch.zeros(1, cfg.transitions.stack, *task.frame_shape), index
-    steps = torch.zeros(1, cfg.sequences.context, dtype=torch.int64)
+    obs = torch.zeros(1, cfg.transitions.stack, *task.frame_shape)
     frames = torch.zeros(1, cfg.sequences.context, *task.frame_shape)
-    returns = (index,) if isinstance(cfg.objective, DecisionTransformer) else ()
-    return frames, index, steps, steps, *returns
+    steps = torch.zeros(1, cfg.sequences.context, dtype=torch.int64)
+    match cfg.objective:
+        case DecisionTransformer():
+            net(frames, index, steps, steps, index)
+        case SequenceCloning():
+            net(frames, index, steps, steps)
+        case MAE():  # what it hides is drawn, and nothing can be drawn without memory
+            here = (torch.zeros(t.shape, dtype=t.dtype, device="cpu") for t in (obs, index))
+            net.to_empty(device="cpu")(*here, noise=0)
+        case CPC():  # before and after
+            net(obs.repeat(2, 1, 1, 1), index.repeat(2))
+        case _:
+            net(obs, index)
 
 
 def speed(finished: Iterable[Run]) -> float:
