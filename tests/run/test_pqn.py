@@ -170,7 +170,7 @@ def test_rewards_are_recorded_raw(tmp_path: Path) -> None:
 def agent(cfg: PQNConfig = SMALL, *, tasks: tuple[str, ...] = ("Breakout", "Freeway")) -> PQN:
     fleet = make_fleet(tasks, 2, CFG.protocol)
     fleet.close()
-    return assemble.agent(cfg, fleet.tasks, fleet.task_index, seed=0)
+    return assemble.pqn(cfg, fleet.tasks, fleet.task_index, seed=0)
 
 
 def test_epsilon_falls_from_one_in_a_line_and_stays() -> None:
@@ -205,7 +205,7 @@ def test_learning_moves_q_to_the_lambda_returns() -> None:
     tasks = tuple(Task(name=n, actions=3, frame_shape=(6,), frame_dtype="float32") for n in "ab")
     optim = OptimConfig(lr=3e-3, eps=1e-8, clip=10.0)
     cfg = replace(SMALL, encoder=MLPConfig(), epochs=300, optim=optim)
-    pqn = assemble.agent(cfg, tasks, np.array([0, 0, 1, 1]), seed=0)
+    pqn = assemble.pqn(cfg, tasks, np.array([0, 0, 1, 1]), seed=0)
     rng = np.random.default_rng(0)
     shape = (8, 4)
     terminated = rng.random(shape) < 0.2
@@ -251,7 +251,7 @@ def record(cfg: CollectConfig, behaviour: PQNConfig, folder: Path, kind: type[PQ
     """As `collect`, but hands back the agent that learnt."""
     fleet = make_fleet(cfg.tasks, cfg.slots, cfg.protocol, stack=behaviour.stack)
     stage = Stage(fleet, tapes(cfg, fleet.row_tasks, folder, None), steps=cfg.steps, seed=cfg.seed)
-    net = assemble.agent(behaviour, fleet.tasks, fleet.task_index, seed=cfg.seed).net
+    net = assemble.pqn(behaviour, fleet.tasks, fleet.task_index, seed=cfg.seed).net
     pqn = kind(behaviour, net, fleet.task_index, seed=cfg.seed)
     recording = Recording(stage, pqn, folder / "recording")
     recording.begin()

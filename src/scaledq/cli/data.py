@@ -26,7 +26,8 @@ class Collect:
     steps: int
     """Transitions of each task, over all its environments."""
     behaviour: str = "persistent"
-    """random, persistent (each action held for a while) or pqn (an agent that learns)."""
+    """random, persistent (each action held for a while), an agent that learns (pqn, dqn, c51), or
+    the folder of a run."""
     protocol: str = "dqn-replay"
     seed: int = 0
     slots: int = 8

@@ -66,7 +66,7 @@ class Train:
             cfg = identified(cfg)
             print(f"{self.out / cfg.folder}\n{to_json(cfg).decode()}")
             return
-        if not cfg.stores:
+        if not cfg.stores and not cfg.online:
             raise ConfigError("train needs data: give --store DIR (see `scaledq collect --help`)")
         run = train(cfg, self.out, resume=self.resume, timeout=self.timeout)
         if os.environ.get("RANK", "0") == "0":  # under torchrun one of the processes says it

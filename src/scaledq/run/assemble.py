@@ -11,6 +11,7 @@ from scaledq.core.outputs import HeadSpec
 from scaledq.core.task import Task
 from scaledq.core.vocabulary import vocabulary
 from scaledq.data.loader import Loader
+from scaledq.data.ring import Ring
 from scaledq.data.store import open_store
 from scaledq.learn.cpc import CPC
 from scaledq.learn.learner import Learner
@@ -31,8 +32,11 @@ from scaledq.play.policy import NetPolicy, Selection
 from scaledq.play.sequence import SequencePolicy
 from scaledq.run.compute import prepared
 from scaledq.run.config import Encoder, RunConfig
+from scaledq.run.dqn import DQNConfig
 from scaledq.run.parallel import Ranks
 from scaledq.run.pqn import PQN, PQNConfig
+from scaledq.run.recording import Agent
+from scaledq.run.replay import ReplayAgent, Rhythm
 
 
 def encoder(cfg: Encoder, shape: tuple[int, ...]) -> nn.Module:
@@ -178,8 +182,8 @@ def loader(cfg: RunConfig, ranks: Ranks | None = None) -> Loader:
     )
 
 
-def agent(cfg: PQNConfig, tasks: tuple[Task, ...], task_index: np.ndarray, *, seed: int) -> PQN:
-    """A behaviour that learns, before its first step.
+def pqn(cfg: PQNConfig, tasks: tuple[Task, ...], task_index: np.ndarray, *, seed: int) -> PQN:
+    """The agent before its first step.
 
     Args:
       task_index: int64 [R], the task of each row that it plays.
@@ -187,6 +191,56 @@ def agent(cfg: PQNConfig, tasks: tuple[Task, ...], task_index: np.ndarray, *, se
     net = untrained(cfg.encoder, cfg.neck, tasks, stack=cfg.stack, heads=cfg.heads, seed=seed)
     net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return PQN(cfg, net.to(device()), task_index, seed=seed)
+
+
+def dqn(
+    cfg: DQNConfig,
+    tasks: tuple[Task, ...],
+    task_index: np.ndarray,
+    *,
+    seed: int,
+    learner: Learner | None = None,
+    stop_after: int | None = None,
+) -> ReplayAgent:
+    """The agent before its first step; arguments as of `pqn`.
+
+    Args:
+      learner: one that was prepared for it, over these tasks first; its own by default.
+      stop_after: updates after which it only plays.
+
+    Raises:
+      ConfigError: a ring that has no room for a sample.
+    """
+    if learner is None:
+        net = untrained(
+            cfg.encoder, cfg.neck, tasks, stack=cfg.stack, heads=cfg.objective.heads, seed=seed
+        )
+        net = prepared(net, cfg.compute, device=device())
+        compiled = cfg.compute.compile
+        learner = Learner(net, cfg.objective, cfg.optim, tasks=len(tasks), compiled=compiled)
+    ring = Ring(
+        cfg.replay.ring,
+        tasks,
+        slots=len(task_index) // len(tasks),
+        transitions=cfg.transitions,
+        batch_size=cfg.batch_size,
+        seed=seed,
+    )
+    rhythm = Rhythm(
+        log_every=cfg.log_every, checkpoint_every=cfg.checkpoint_every, stop_after=stop_after
+    )
+    return ReplayAgent(learner, ring, cfg.replay, task_index, rhythm=rhythm, seed=seed)
+
+
+def agent(
+    cfg: PQNConfig | DQNConfig, tasks: tuple[Task, ...], task_index: np.ndarray, *, seed: int
+) -> Agent:
+    """A behaviour that learns, before its first step; arguments as of `pqn`."""
+    match cfg:
+        case PQNConfig():
+            return pqn(cfg, tasks, task_index, seed=seed)
+        case DQNConfig():
+            return dqn(cfg, tasks, task_index, seed=seed)
 
 
 def policy(

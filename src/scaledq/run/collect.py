@@ -1,13 +1,14 @@
 """How a store comes to be: behaviours play, and every slot of every task records a log.
 
 The logs of one recording are called <behaviour>-s<seed>-<slot>. `random` and `persistent` start
-anew when they were interrupted; `pqn`, which learns meanwhile, can go on where it was.
+anew when they were interrupted; agents that learn meanwhile (`pqn`, `dqn`, `c51`) can go on where
+they were.
 """
 
 import contextlib
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -42,10 +43,11 @@ from scaledq.play.versions import versions
 from scaledq.run import assemble
 from scaledq.run.blind import perform, share
 from scaledq.run.checkpoint import State, newest
+from scaledq.run.dqn import C51, DQN, DQNConfig
 from scaledq.run.folder import RUN, open_run
 from scaledq.run.pqn import PQNConfig
 from scaledq.run.recorder import Tape
-from scaledq.run.recording import CHECKPOINTS, Recording, read_logs
+from scaledq.run.recording import CHECKPOINTS, Agent, Recording, read_logs
 from scaledq.run.signals import listening
 from scaledq.run.stage import Stage, shares
 
@@ -90,7 +92,7 @@ class Trained:
             raise ConfigError(f"run.epsilon: must lie in [0, 1], got {self.epsilon}")
 
 
-Behaviour = Random | Persistent | Trained | PQNConfig
+Behaviour = Random | Persistent | Trained | PQNConfig | DQNConfig
 
 
 @config
@@ -114,12 +116,22 @@ class CollectConfig:
             raise ConfigError(
                 f"steps: need at least one for each of the {self.slots} slots, got {self.steps}"
             )
+        if isinstance(self.behaviour, DQNConfig) and self.behaviour.replay.warmup >= self.steps:
+            raise ConfigError(
+                f"replay.warmup: {self.behaviour.replay.warmup:,} steps of each task before the "
+                f"first update leave none of {self.steps:,} to learn in; lower it, or take more"
+            )
 
     @property
     def label(self) -> str:
         """Who acts, in a word."""
         who = self.behaviour
-        return Path(who.run).resolve().name if isinstance(who, Trained) else who.kind
+        match who:
+            case Trained():
+                return Path(who.run).resolve().name
+            case DQNConfig():
+                return who.name
+        return who.kind
 
     @property
     def log_names(self) -> list[str]:
@@ -139,13 +151,13 @@ def behaviour(name: str) -> Behaviour:
     Raises:
       ConfigError: neither, with a suggestion.
     """
-    known = {kind.__dataclass_fields__["kind"].default: kind for kind in (Random, Persistent)}
-    known |= {"pqn": PQNConfig}
+    known: dict[str, Behaviour] = {who.kind: who for who in (Random(), Persistent(), PQNConfig())}
+    known |= {who.name: who for who in (DQN, C51)}
     if name not in known and (Path(name) / RUN).exists():
         return Trained(run=name)
     if name not in known:
         raise ConfigError(f"no behaviour and no run {name!r}; {suggest(name, known)}")
-    return known[name]()
+    return known[name]
 
 
 def collect(
@@ -155,7 +167,7 @@ def collect(
 
     Args:
       store: a local folder.
-      resume: go on with a recording (pqn) that was interrupted: bit for bit on the CPU.
+      resume: go on with an agent that was interrupted: bit for bit on the CPU.
       threads: of the emulators; 0: one a core.
 
     Raises:
@@ -166,12 +178,20 @@ def collect(
     """
     for task in cfg.tasks:
         versions(task)  # An unknown task is refused before there is a folder.
-    if isinstance(cfg.behaviour, PQNConfig):
-        _record_agent(cfg, cfg.behaviour, store, resume=resume, threads=threads)
-    elif isinstance(cfg.behaviour, Trained):
-        _record_policy(cfg, cfg.behaviour, store, threads=threads)
+    who = cfg.behaviour
+    if isinstance(who, PQNConfig | DQNConfig):
+
+        def make(fleet: Fleet) -> Agent:
+            return assemble.agent(who, fleet.tasks, fleet.task_index, seed=cfg.seed)
+
+        folder = store / RECORDINGS / cfg.name
+        with locked(folder):
+            record(cfg, store, folder, make, resume=resume, threads=threads)
+            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    elif isinstance(who, Trained):
+        _record_policy(cfg, who, store, threads=threads)
     else:
-        _record_chance(cfg, cfg.behaviour, store, threads=threads)
+        _record_chance(cfg, who, store, threads=threads)
     found = open_store(store)
     write_index(found)
     logs = (log for task in cfg.tasks for log in found[task] if log.name in cfg.log_names)
@@ -198,7 +218,8 @@ def tapes(
         rows = state.scalars["rows"][row] if state else 0
         finished = (store / task.name / header.name / "zarr.json").exists()
         # A recording that was killed between finishing its first log and its last.
-        over = finished and state is not None and state.step >= cfg.steps
+        played = state.scalars["slot_steps"] * cfg.slots if state else 0
+        over = finished and played >= cfg.steps
         opened.append(None if over else Tape(store, header, kept=kept, rows=rows))
     return opened
 
@@ -264,19 +285,34 @@ def _record_policy(cfg: CollectConfig, who: Trained, store: Path, *, threads: in
         stage.finish()
 
 
-def _record_agent(
-    cfg: CollectConfig, pqn: PQNConfig, store: Path, *, resume: bool, threads: int
-) -> None:
-    folder = store / RECORDINGS / cfg.name
+def record(
+    cfg: CollectConfig,
+    store: Path,
+    folder: Path,
+    make: Callable[[Fleet], Agent],
+    *,
+    resume: bool,
+    threads: int = 0,
+) -> Recording:
+    """Records an agent that learns, from the start or from its newest checkpoint, to the end.
+
+    Args:
+      folder: where its checkpoints and metrics lie; the caller holds its lock.
+      make: the agent as it is before its first step.
+
+    Raises:
+      As `collect`.
+    """
+    who = cfg.behaviour
+    assert isinstance(who, PQNConfig | DQNConfig), f"{who.kind} learns nothing"
     with contextlib.ExitStack() as opened:
-        opened.enter_context(locked(folder))
         state = _checkpoint(folder, cfg, resume=resume)
-        fleet = make_fleet(cfg.tasks, cfg.slots, cfg.protocol, stack=pqn.stack, threads=threads)
+        fleet = make_fleet(cfg.tasks, cfg.slots, cfg.protocol, stack=who.stack, threads=threads)
         opened.callback(fleet.close)
+        agent = make(fleet)
         logs = tapes(cfg, fleet.row_tasks, store, state)
         stage = Stage(fleet, logs, steps=cfg.steps, seed=cfg.seed)
         opened.callback(stage.recorder.close)
-        agent = assemble.agent(pqn, fleet.tasks, fleet.task_index, seed=cfg.seed)
         under_way = Recording(stage, agent, folder)
         if state:
             under_way.resume(state)
@@ -286,7 +322,7 @@ def _record_agent(
         with listening() as stop:
             under_way.run(stop)
         stage.finish()
-        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+        return under_way
 
 
 def _checkpoint(folder: Path, cfg: CollectConfig, *, resume: bool) -> State | None:

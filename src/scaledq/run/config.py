@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from scaledq.core.config import by_kind, config, fingerprint
 from scaledq.core.errors import ConfigError, RunError
-from scaledq.core.protocol import SCALED_QL, Protocol
+from scaledq.core.protocol import DQN_REPLAY, SCALED_QL, Protocol
 from scaledq.data.loader import Transitions
 from scaledq.data.sequences import Sequences
 from scaledq.data.view import View
@@ -20,6 +20,7 @@ from scaledq.nets.resnet import ResNetConfig
 from scaledq.nets.transformer import TransformerConfig
 from scaledq.nets.vit import ViTConfig
 from scaledq.run.compute import Compute
+from scaledq.run.replay import Replay
 
 Encoder = ResNetConfig | ImpalaConfig | NatureConfig | MLPConfig | TransformerConfig | ViTConfig
 """A transformer is the whole network, and reads windows of steps: there is no neck behind it."""
@@ -51,6 +52,24 @@ class Start:
 
 
 @config
+class Online:
+    """Of a run that makes its data by playing: how it plays, and what it remembers of it.
+
+    Its logs are recorded in its own folder.
+    """
+
+    replay: Replay = Replay()
+    slots: int = 8
+    """Environments of each task."""
+    protocol: Protocol = DQN_REPLAY
+    """How it plays while it learns; the epsilon is the replay's."""
+
+    def __post_init__(self) -> None:
+        if self.slots < 1:
+            raise ConfigError(f"online.slots: need at least 1, got {self.slots}")
+
+
+@config
 class RunConfig:
     """The defaults are the paper's: ResNet-101, C51 with CQL, batch 512, 10 M steps."""
 
@@ -78,6 +97,8 @@ class RunConfig:
     """How the device computes a step; it changes last bits, and therefore the run's name."""
     sequences: Sequences = Sequences()
     """What transformers learn from instead of `transitions`."""
+    online: Online | None = None
+    """None: it learns from logs. Otherwise from what it does itself, and `stores` stays empty."""
 
     def __post_init__(self) -> None:
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
@@ -95,6 +116,13 @@ class RunConfig:
             )
         if isinstance(self.objective, DecisionTransformer) and not self.sequences.returns:
             raise ConfigError("objective 'dt' needs returns to go: leave sequences.returns true")
+        self._check_online()
+
+    def _check_online(self) -> None:
+        if self.online and not self.objective.bootstraps:
+            raise ConfigError(f"online: there is nobody for {self.objective.kind} to learn from")
+        if self.online and self.view != View():
+            raise ConfigError("online: a view chooses from logs, and this run has none; leave it")
 
     @property
     def sequential(self) -> bool:
@@ -128,6 +156,13 @@ class RunConfig:
         return self.objective
 
     @property
+    def method(self) -> str:
+        """How it learnt, in a word: what its scores are filed under."""
+        if self.online is None:
+            return self.objective.kind
+        return f"online_{self.objective.td.kind if self.objective.td else self.objective.kind}"
+
+    @property
     def placeless(self) -> "RunConfig":
         """The config without the places of its data and its source."""
         return replace(self, stores=(), start=replace(self.start, run=""))
@@ -136,7 +171,7 @@ class RunConfig:
     def slug(self) -> str:
         """Readable half of the run's directory name; the fingerprint is the other half."""
         tasks = self.tasks[0] if len(self.tasks) == 1 else f"{len(self.tasks)}tasks"
-        return f"{self.objective.kind}-{tasks.replace(':', '-')}-seed{self.seed}"
+        return f"{self.method}-{tasks.replace(':', '-')}-seed{self.seed}"
 
     @property
     def folder(self) -> str:

@@ -106,7 +106,7 @@ def _store(run: Run, rows: Sequence[ScoreRow]) -> None:
 
 def method_name(run: Run, selection: Selection) -> str:
     """How score rows name what played."""
-    kind = run.config.objective.kind
+    kind = run.config.method
     own = selection == run.config.selection and kind != "bc"
     return kind if own else f"{kind} ({selection})"
 

@@ -8,7 +8,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from scaledq.core.seeds import stream
-from scaledq.nets.head import Network
 
 
 def epsilon_at(progress: float, *, last: float, explore: float) -> float:
@@ -22,22 +21,20 @@ def epsilon_at(progress: float, *, last: float, explore: float) -> float:
 
 
 class Explorer:
-    """Epsilon-greedy, each row among its own task's actions.
+    """Epsilon-greedy, each row among its own actions.
 
     Args:
-      net: whose tasks are played.
-      task_index: int64 [R], the task of each row.
+      choices: int64 [R], how many actions the task of each row has.
       seed: names the numbers that are drawn, by step.
     """
 
-    def __init__(self, net: Network, task_index: Int[np.ndarray, "R"], *, seed: int) -> None:
-        self.seed = seed
-        self._choices = net.available.sum(-1).cpu().numpy()[task_index]
+    def __init__(self, choices: Int[np.ndarray, "R"], *, seed: int) -> None:
+        self.choices, self.seed = choices, seed
 
     def act(
         self, values: Float[Tensor, "R A"], *, step: int, epsilon: float
     ) -> Int[np.ndarray, "R"]:
         """The best actions, but each random with probability epsilon."""
         dice, random = stream(self.seed, "explore", step).random((2, len(values)))
-        other = (random * self._choices).astype(np.int64)
+        other = (random * self.choices).astype(np.int64)
         return np.where(dice < epsilon, other, values.argmax(-1).cpu().numpy())

@@ -115,7 +115,8 @@ class PQN:
         self.device = next(net.parameters()).device
         self.optimizer = cfg.optim.build(net.parameters())
         self.rollouts = 0
-        self._explorer = Explorer(net, task_index, seed=seed)
+        choices = net.available.sum(-1).cpu().numpy()[task_index]
+        self._explorer = Explorer(choices, seed=seed)
         self._task = torch.from_numpy(task_index).to(self.device)
         self._metrics: dict[str, float] = {}
 

@@ -30,6 +30,8 @@ LABELS = {
     "bc_transformer": "BC transformer",
     "bc_transformer (greedy)": "BC transformer, greedy",
     "behaviour": "Behaviour",
+    "online_c51": "Online C51",
+    "online_mse": "Online DQN",
 }
 CLIP_STEPS = 450
 """Of a video in the page: 30 seconds at 15 decisions a second."""
@@ -83,8 +85,8 @@ def _protocol(run: Run, row: ScoreRow) -> Protocol:
 
 def _named(run: Run, runs: Sequence[Run]) -> str:
     """A run's label: its objective's, and its own name where several share the objective."""
-    kind = run.config.objective.kind
-    alone = sum(other.config.objective.kind == kind for other in runs) == 1
+    kind = run.config.method
+    alone = sum(other.config.method == kind for other in runs) == 1
     return LABELS.get(kind, kind) if alone else run.name
 
 

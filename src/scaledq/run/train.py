@@ -31,6 +31,7 @@ from scaledq.run.compute import feed
 from scaledq.run.config import RunConfig
 from scaledq.run.folder import METRICS, RUN, WEIGHTS, Run, open_run, surroundings, write_run
 from scaledq.run.meter import Meter
+from scaledq.run.online import train_online
 from scaledq.run.parallel import TIMEOUT, Ranks, joined
 from scaledq.run.saver import Saver
 from scaledq.run.signals import Interrupted, Stop, listening
@@ -55,6 +56,8 @@ def train(
       DivergedError: a loss or gradient norm was not finite.
       Interrupted: SIGINT, SIGTERM or SIGUSR1 came; a checkpoint was written first.
     """
+    if cfg.online:
+        return train_online(cfg, out, resume=resume)
     cfg = identified(cfg)
     folder = Path(out) / cfg.folder
     with joined(assemble.device(), timeout=timeout) as ranks, ExitStack() as held:

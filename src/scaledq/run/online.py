@@ -1,0 +1,126 @@
+"""Training runs that make their own data: the online multi-task baseline (figure 2).
+
+Such a run plays all its tasks with one network and learns from a ring of what it did. It leaves a
+folder like any other run's, and the logs of all it did, in order, in that folder.
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from scaledq.core.errors import ConfigError, RunError
+from scaledq.core.files import locked
+from scaledq.play.envs import Fleet
+from scaledq.play.versions import versions
+from scaledq.run import assemble
+from scaledq.run.checkpoint import save_weights
+from scaledq.run.collect import CollectConfig, record
+from scaledq.run.config import Online, RunConfig
+from scaledq.run.dqn import DQNConfig
+from scaledq.run.folder import RUN, WEIGHTS, Run, open_run, surroundings, write_run
+from scaledq.run.replay import ReplayAgent
+from scaledq.run.start import identified, kept_tasks, take_over
+
+STORE = "store"
+"""The folder of the run's own logs, in its folder."""
+
+
+def train_online(
+    cfg: RunConfig, out: Path | str = "runs", *, resume: bool = False, threads: int = 0
+) -> Run:
+    """Trains an online run in `out/<slug>-<fingerprint>`; a finished one is kept.
+
+    Args:
+      threads: of the emulators; 0: one a core.
+
+    Raises:
+      ConfigError: `cfg` is not of an online run, or names stores.
+      TaskError: a task that does not exist or is not installed.
+      RunError: the folder is in use, or holds an unfinished run and there is no `resume`; or there
+        is nothing to start from where `cfg.start` says.
+      DivergedError: a loss or gradient norm was not finite.
+      Interrupted: SIGINT or SIGTERM came; a checkpoint was written first.
+    """
+    if cfg.online is None:
+        raise ConfigError("online: this run learns from logs; give it a field `online`")
+    if cfg.stores:
+        raise ConfigError(
+            f"stores: an online run makes its own data, got {', '.join(cfg.stores)}; leave it out"
+        )
+    cfg = identified(cfg)
+    folder = Path(out) / cfg.folder
+    if (folder / RUN).exists() and open_run(folder).finished:
+        print(f"already finished: {folder}", file=sys.stderr)
+        return open_run(folder)
+    for task in cfg.tasks:
+        versions(task)  # An unknown task is refused before there is a folder.
+    plan = planned(cfg, cfg.online)
+
+    def make(fleet: Fleet) -> ReplayAgent:
+        return _prepare(cfg, plan, fleet, folder)
+
+    with locked(folder):
+        done = record(plan, folder / STORE, folder, make, resume=resume, threads=threads)
+        agent = done.agent
+        assert isinstance(agent, ReplayAgent)
+        return _finish(open_run(folder), agent, seconds=done.seconds)
+
+
+def planned(cfg: RunConfig, online: Online) -> CollectConfig:
+    """The recording that the run is: `cfg.steps` updates, and the play that earns them."""
+    replay, tasks = online.replay, len(cfg.tasks)
+    return CollectConfig(
+        tasks=cfg.tasks,
+        steps=replay.warmup + max(1, -(-cfg.steps * replay.train_every // tasks)),
+        behaviour=DQNConfig(
+            name=cfg.method,
+            objective=cfg.objective,
+            encoder=cfg.encoder,
+            neck=cfg.neck,
+            optim=cfg.optim,
+            transitions=cfg.transitions,
+            batch_size=cfg.batch_size,
+            replay=replay,
+            compute=cfg.compute,
+            log_every=cfg.log_every,
+            checkpoint_every=cfg.checkpoint_every,
+        ),
+        seed=cfg.seed,
+        slots=online.slots,
+        protocol=online.protocol,
+    )
+
+
+def _prepare(cfg: RunConfig, plan: CollectConfig, fleet: Fleet, folder: Path) -> ReplayAgent:
+    """The agent at its first step, and run.json beside it."""
+    behaviour = plan.behaviour
+    assert isinstance(behaviour, DQNConfig)
+    tasks = (*fleet.tasks, *kept_tasks(cfg))
+    net = assemble.network(cfg, tasks)
+    taken = take_over(net, cfg, tasks, data="")
+    learner = assemble.learner(cfg, tasks, device=assemble.device(), net=net)
+    agent = assemble.dqn(
+        behaviour,
+        fleet.tasks,
+        fleet.task_index,
+        seed=cfg.seed,
+        learner=learner,
+        stop_after=cfg.steps,
+    )
+    if not (folder / RUN).exists():
+        facts = {"transitions": [plan.steps] * len(fleet.tasks), "start": taken}
+        facts = {name: fact for name, fact in facts.items() if fact}
+        facts["parameters"] = sum(p.numel() for p in learner.net.parameters())
+        stored = replace(cfg, stores=(str(folder / STORE),))
+        write_run(Run(folder, stored, tasks, {**facts, **surroundings()}))
+    elif open_run(folder).config.placeless != cfg.placeless:
+        raise RunError(f"{folder} holds a run of another config; choose another --out")
+    return agent
+
+
+def _finish(run: Run, agent: ReplayAgent, *, seconds: float) -> Run:
+    """Leaves the weights, and run.json with what the run took."""
+    done = replace(run, facts={**run.facts, "seconds": round(seconds, 1)})
+    write_run(done)
+    save_weights(run.folder / WEIGHTS, agent.learner.net.state_dict(), {"run": run.name})
+    return done
