@@ -139,7 +139,7 @@ class PQN:
         """Transitions of each task so far."""
         return stage.recorded // len(stage.fleet.tasks)
 
-    def metrics(self, stage: Stage) -> dict[str, float]:
+    def metrics(self, stage: Stage) -> dict[str, float | int]:
         """Of the last rollout."""
         return {"epsilon": self.cfg.epsilon_at(stage.step / stage.length), **self._metrics}
 

@@ -56,7 +56,7 @@ class Agent(Interface):
         """A checkpoint is to be written after this round, so many seconds after the last."""
         ...
 
-    def metrics(self, stage: Stage) -> dict[str, float]:
+    def metrics(self, stage: Stage) -> dict[str, float | int]:
         """Of what it learnt last."""
         ...
 

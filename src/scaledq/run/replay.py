@@ -20,7 +20,7 @@ from scaledq.run.explore import Explorer, epsilon_at
 from scaledq.run.stage import Stage
 
 ROUND = 16
-"""Steps of every environment between two looks at the clock."""
+"""Steps of every environment in a round, at most."""
 BLOCK = 2048
 """Frames of a log that are read back at once."""
 
@@ -100,6 +100,8 @@ class ReplayAgent:
         self._before = self.learner.step
         for _ in range(min(ROUND, stage.length - stage.step)):
             self._step(stage)
+            if self.due() or self.late(0.0):
+                break
         if stage.step == stage.length:
             self._learn(stage)
 
@@ -115,7 +117,7 @@ class ReplayAgent:
         """Every `checkpoint_every` updates."""
         return self._passed(self.rhythm.checkpoint_every)
 
-    def metrics(self, stage: Stage) -> dict[str, float]:
+    def metrics(self, stage: Stage) -> dict[str, float | int]:
         """Of the last update; raises DivergedError if one of them was not finite."""
         self.learner.check()
         row = {"transitions": stage.recorded, "epsilon": self._epsilon(stage)}
