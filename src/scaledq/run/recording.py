@@ -173,6 +173,8 @@ class Recording:
         counts = {n: len(s) for n, s in zip(names, self._scores, strict=True)}
         row = {"step": self.step, "seconds": round(self.seconds, 1)}
         row |= self.agent.metrics(self.stage)
+        if len(names) == 1 and means:
+            row["episode_return"] = means[names[0]]
         log.write(row | {"score": means, "episodes": counts})
         self._scores = [[] for _ in names]
         return "  ".join(f"{name} {mean:,.1f}" for name, mean in means.items())

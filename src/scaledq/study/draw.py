@@ -240,9 +240,8 @@ def _scaling(results: Results) -> Iterator[Drawing]:
 def _curves(results: Results) -> Iterator[Drawing]:
     """Returns of finished episodes while learning online, where runs logged them."""
     logged = {label: runs[0].metrics for (_, label), runs in results.runs.items() if runs}
-    quantities = [name for name in ("episode_return", "score") if any(
-        name in row for rows in logged.values() for row in rows)]  # fmt: skip
-    if not quantities:
+    quantities = ["episode_return"]
+    if not any(quantities[0] in row for rows in logged.values() for row in rows):
         return
     figure = figures.learning_curves(logged, quantities, colours=colours(results), columns=1)
     rows = tuple(

@@ -42,7 +42,7 @@ def folder(job: Job, place: Place) -> Path | None:
 
 def resolved(job: Job, place: Place) -> RunConfig | None:
     """The config with its stores and the weights of its source; None before those exist."""
-    cfg = replace(job.config, stores=place.stores)
+    cfg = replace(job.config, stores=() if job.config.online else place.stores)
     if job.source is None:
         return cfg
     lender = folder(job.source, place)

@@ -110,7 +110,7 @@ def _jobs(
     out = []
     for local in _local(study, scale):
         cfg = recipes[arm.recipe](local)
-        view = arm.view or _view(arm.panel, cfg, local)
+        view = cfg.view if cfg.online else arm.view or _view(arm.panel, cfg, local)
         start = replace(cfg.start, frozen=arm.frozen) if source else Start()
         out.append(Job(replace(cfg, view=view, seed=seed, start=start), source))
     return out

@@ -15,6 +15,7 @@ from scaledq.learn.iql import IQL
 from scaledq.learn.td import MSE, QuantileRegression, TDError
 from scaledq.nets.mlp import MLPConfig
 from scaledq.run.config import Encoder, RunConfig, Start
+from scaledq.study.online import online_c51, online_c51_resnet, online_dqn
 from scaledq.study.spec import Recipe, Scale
 
 
@@ -315,5 +316,8 @@ RECIPES: dict[str, Recipe] = {
         cpc,
         scaled_ql_on_mae,
         scaled_ql_on_cpc,
+        online_c51,
+        online_c51_resnet,
+        online_dqn,
     )
 }

@@ -5,6 +5,7 @@ from dataclasses import replace
 from scaledq.core.atari import with_role
 from scaledq.core.protocol import QUICK
 from scaledq.data.loader import Transitions
+from scaledq.data.ring import RingConfig
 from scaledq.data.view import First, Uniform, View
 from scaledq.learn.mae import MAE
 from scaledq.learn.optim import OptimConfig
@@ -13,7 +14,8 @@ from scaledq.nets.impala import ImpalaConfig
 from scaledq.nets.nature import NatureConfig
 from scaledq.nets.resnet import ResNetConfig
 from scaledq.nets.vit import ViTConfig
-from scaledq.run.config import RunConfig
+from scaledq.run.config import Online, RunConfig
+from scaledq.run.replay import Replay
 from scaledq.study.spec import Encoders, Scale, Sizes
 
 
@@ -58,6 +60,7 @@ SMOKE = Scale(
         standardised=replace(small_resnet(12), weight_standardised=True, groups=12),
         nature=NatureConfig(width=4),
         vit=ViTConfig(patch=4, width=8, depth=1, heads=2),
+        online=small_impala(2, 2),
     ),
     mae=MAE(decoder_width=8, decoder_depth=1, decoder_heads=2),
     few_tasks=("Pong",),
@@ -66,6 +69,11 @@ SMOKE = Scale(
     held_out=("Breakout",),
     held_out_view=View(rows=Uniform(fraction=0.5)),
     variants=("Freeway:m1d0",),
+    online=Online(
+        replay=Replay(ring=RingConfig(capacity=64), warmup=10, explore=0.5),
+        slots=1,
+        protocol=SMOKE_RUN.protocol,
+    ),
     seeds=1,
     data=(
         "scaledq collect Freeway Pong Breakout Freeway:m1d0 --store logs --steps 320 --slots 4 "
@@ -107,9 +115,13 @@ QUICK_SCALE = Scale(
         ),
         standardised=replace(small_resnet(16), weight_standardised=True, groups=16),
         vit=ViTConfig(width=96, depth=4, heads=4),
+        online=small_impala(3, 16),
     ),
     mae=MAE(decoder_width=64, decoder_depth=2, decoder_heads=4),
     few_tasks=("Freeway", "UpNDown"),
+    online=Online(
+        replay=Replay(ring=RingConfig(capacity=20_000), warmup=1_000), slots=4, protocol=QUICK
+    ),
     suboptimal=View(),  # nothing in these logs is good play
     data=(
         f"scaledq collect {' '.join(QUICK_TASKS)} --store logs --steps {QUICK_TRANSITIONS} "
@@ -170,7 +182,9 @@ LAB = Scale(
             huge=small_impala(5, 64),
         ),
         standardised=replace(small_resnet(48), weight_standardised=True, groups=16),
+        online=small_impala(3, 64),
     ),
+    online=Online(replay=Replay(ring=RingConfig(capacity=100_000), warmup=2_000), protocol=QUICK),
     held_out=("Pong", "SpaceInvaders"),
     held_out_view=View(rows=Uniform(fraction=0.02)),
     variants=("Freeway:m1d0", "Breakout:m12d0"),
@@ -184,6 +198,7 @@ PAPER = Scale(
     name="paper",
     about="40 games, ResNet-101, 10 M steps of 512: days on one data-centre GPU",
     run=RunConfig(tasks=with_role("train40")),
+    online=Online(replay=Replay(ring=RingConfig(capacity=25_000), warmup=500), slots=1),
     seeds=1,  # as the paper
     data=("scaledq ingest dqn-replay DIR --store logs --runs 1",),
 )

@@ -17,7 +17,7 @@ from scaledq.nets.nature import NatureConfig
 from scaledq.nets.resnet import ResNetConfig
 from scaledq.nets.vit import ViTConfig
 from scaledq.play.policy import Selection
-from scaledq.run.config import Encoder, RunConfig
+from scaledq.run.config import Encoder, Online, RunConfig
 
 
 @config
@@ -58,6 +58,8 @@ class Encoders:
     nature: NatureConfig = NatureConfig()
     vit: ViTConfig = ViTConfig()
     """What masked autoencoding pre-trains (section 5.2): ViT-Base."""
+    online: Encoder = ImpalaConfig(channels=(64, 128, 128))
+    """Of the online multi-task agent (Lee et al., 2022)."""
 
 
 @config
@@ -83,6 +85,8 @@ class Scale:
     """What fine-tuning sees of them (section 5.2)."""
     variants: tuple[str, ...] = ("Freeway:m1d0", "Hero:m1d0", "Breakout:m12d0")
     """Of training games, for online fine-tuning (figure 8)."""
+    online: Online = Online()
+    """How the agents play that learn from what they do."""
     seeds: int = 3
     """How many training runs each arm of a study gets, if not said otherwise."""
     data: tuple[str, ...] = ()

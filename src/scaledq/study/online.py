@@ -1,0 +1,55 @@
+"""The recipes that learn from what they do themselves: the baselines of figures 2, 4 and 8.
+
+They are RunConfigs with a field `online`; at small scales a batch or a target period that is larger
+than the scale's own becomes the scale's own.
+"""
+
+from dataclasses import replace
+
+from scaledq.learn.c51 import C51
+from scaledq.learn.objective import ScaledQL
+from scaledq.learn.optim import OptimConfig
+from scaledq.learn.td import MSE, TDError
+from scaledq.nets.head import NeckConfig
+from scaledq.run.config import Encoder, RunConfig
+from scaledq.study.spec import Scale
+
+
+def online_c51(scale: Scale) -> RunConfig:
+    """Online C51 with IMPALA on all tasks, the baseline of figures 2 and 4 (Lee et al., 2022)."""
+    run = _online(scale, C51(), batch_size=128, n_step=4, target_every=256, lr=2.5e-4)
+    return _plain(run, scale.encoders.online)
+
+
+def online_c51_resnet(scale: Scale) -> RunConfig:
+    """Online C51 with Scaled QL's own network in place of IMPALA."""
+    run = _online(scale, C51(), batch_size=128, n_step=4, target_every=256, lr=2.5e-4)
+    return replace(run, encoder=scale.run.encoder, neck=scale.run.neck)
+
+
+def online_dqn(scale: Scale) -> RunConfig:
+    """Online DQN with the Nature network (figure 8's single-game baseline)."""
+    td = MSE(unitary=False, huber=1.0)
+    run = _online(scale, td, batch_size=32, n_step=1, target_every=2_000, lr=6.25e-5)
+    return _plain(replace(run, optim=replace(run.optim, eps=1.5e-4)), scale.encoders.nature)
+
+
+def _online(
+    scale: Scale, td: TDError, *, batch_size: int, n_step: int, target_every: int, lr: float
+) -> RunConfig:
+    run = scale.run
+    return replace(
+        run,
+        view=RunConfig(tasks=run.tasks).view,  # it sees all that it does
+        objective=ScaledQL(td=td, alpha=0.0),
+        optim=OptimConfig(lr=lr, target_every=min(target_every, run.optim.target_every)),
+        transitions=replace(run.transitions, n_step=n_step),
+        batch_size=min(batch_size, run.batch_size),
+        online=scale.online,
+    )
+
+
+def _plain(run: RunConfig, encoder: Encoder) -> RunConfig:
+    """Flattened maps, one layer, no norm of the features."""
+    neck = NeckConfig(embedding="none", width=run.neck.width, unit_norm=False)
+    return replace(run, encoder=encoder, neck=neck)
