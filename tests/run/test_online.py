@@ -97,9 +97,10 @@ def test_without_power_it_goes_on_to_the_same_weights(
                 raise PlugPulled
             super()._step(stage)
 
-    with monkeypatch.context() as bad, pytest.raises(PlugPulled):
+    with monkeypatch.context() as bad:
         bad.setattr("scaledq.run.assemble.ReplayAgent", Unlucky)
-        train(CFG, tmp_path)
+        with pytest.raises(PlugPulled):
+            train(CFG, tmp_path)
     with pytest.raises(RunError, match="--resume"):
         train(CFG, tmp_path)
     again = train(CFG, tmp_path, resume=True)
