@@ -31,9 +31,10 @@ from scaledq.run.report import report
 from scaledq.run.stage import Stage
 from scaledq.run.train import train
 
+SUPPORT = C51(atoms=21, v_min=-0.5, v_max=1.5)
 CFG = RunConfig(
     tasks=("toy:chain", "toy:mirror"),
-    objective=ScaledQL(td=C51(atoms=21, v_min=-0.5, v_max=1.5), alpha=0.0),
+    objective=ScaledQL(td=SUPPORT, alpha=0.0),
     encoder=MLPConfig(widths=(32,)),
     neck=NeckConfig(embedding="none", width=32, unit_norm=False),
     optim=OptimConfig(lr=3e-3, eps=1e-5, target_every=10),
@@ -122,7 +123,7 @@ def test_it_can_start_from_another_runs_weights_and_with_another_objective(
     run: Run, tmp_path: Path
 ) -> None:
     start = Start(run=str(run.folder), parts="all")
-    cfg = replace(CFG, tasks=("toy:chain",), objective=ScaledQL(td=CFG.objective.td), start=start)
+    cfg = replace(CFG, tasks=("toy:chain",), objective=ScaledQL(td=SUPPORT), start=start)
     once = replace(cfg, steps=1, optim=replace(cfg.optim, lr=1e-12))
     weights = train(once, tmp_path).network.state_dict()
     theirs = run.network.state_dict()

@@ -41,7 +41,8 @@ def train_online(
       DivergedError: a loss or gradient norm was not finite.
       Interrupted: SIGINT or SIGTERM came; a checkpoint was written first.
     """
-    if cfg.online is None:
+    online = cfg.online
+    if online is None:
         raise ConfigError("online: this run learns from logs; give it a field `online`")
     if cfg.stores:
         raise ConfigError(
@@ -54,7 +55,7 @@ def train_online(
         return open_run(folder)
     for task in cfg.tasks:
         versions(task)  # An unknown task is refused before there is a folder.
-    plan = planned(cfg, cfg.online)
+    plan = planned(cfg, online)
 
     def make(fleet: Fleet) -> ReplayAgent:
         return _prepare(cfg, plan, fleet, folder)
