@@ -26,7 +26,7 @@ from scaledq.core.task import Task
 from scaledq.data.manifest import Manifest
 from scaledq.data.sources.action_log import Episode, Header
 from scaledq.data.store import open_store, write_index
-from scaledq.play.envs import make_fleet
+from scaledq.play.envs import Fleet, make_fleet
 from scaledq.play.policy import (
     Dice,
     PersistentPolicy,
