@@ -48,6 +48,10 @@ class DQNConfig:
     def __post_init__(self) -> None:
         if not self.name or self.name in (".", "..") or any(c in self.name for c in '/\\\0\n":'):
             raise ConfigError(f"behaviour.name: must be usable as a file's, got {self.name!r}")
+        if not self.objective.bootstraps:
+            raise ConfigError(
+                f"behaviour.objective: {self.objective.kind} has nobody to learn from"
+            )
         for field in ("batch_size", "log_every", "checkpoint_every"):
             if getattr(self, field) < 1:
                 raise ConfigError(f"behaviour.{field}: need at least 1, got {getattr(self, field)}")

@@ -15,6 +15,7 @@ from scaledq.core.config import config
 from scaledq.core.errors import ConfigError
 from scaledq.data.ring import Ring, RingConfig
 from scaledq.learn.learner import Learner
+from scaledq.learn.objective import Pretraining
 from scaledq.run.checkpoint import State
 from scaledq.run.explore import Explorer, epsilon_at
 from scaledq.run.stage import Stage
@@ -89,7 +90,9 @@ class ReplayAgent:
     def values(self, obs: np.ndarray, rows: slice | np.ndarray = slice(None)) -> Tensor:
         """Preferences [r A] for obs [r S *frame] in the given rows; -inf for lacking actions."""
         outputs = self.learner.net(torch.from_numpy(obs).to(self.device), self._task[rows])
-        return self.learner.objective.preferences(outputs)
+        objective = self.learner.objective
+        assert not isinstance(objective, Pretraining), f"{objective.kind} cannot play"
+        return objective.preferences(outputs)
 
     def begin(self, stage: Stage) -> None:
         """Takes the first frames into the ring."""
