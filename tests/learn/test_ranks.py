@@ -52,7 +52,7 @@ def batch_of(step: int, *, poisoned: bool = False) -> Batch:
 
 
 def part(batch: Batch, rank: int) -> Batch:
-    names = [f.name for f in fields(batch) if f.name != "stack"]
+    names = [f.name for f in fields(batch) if isinstance(getattr(batch, f.name), torch.Tensor)]
     return replace(batch, **{name: getattr(batch, name)[rank::RANKS] for name in names})
 
 

@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
@@ -58,7 +57,8 @@ class Learner:
             self.target_net = held.requires_grad_(False)
         lose = torch.compile(objective.__call__) if compiled else objective
         self._losses: Callable[..., Loss] = lose  # of the batches that its network reads
-        self.optimizer = optim.build(net.parameters())
+        self._parameters = list(net.parameters())
+        self.optimizer = optim.build(self._parameters)
         self.step = 0
         device = next(net.parameters()).device
         self.unitary = isinstance(objective.td, MSE) and objective.td.unitary
@@ -66,8 +66,6 @@ class Learner:
         self.diverged = torch.tensor([-1, 0], device=device)
         """The first step that was not finite, or -1; and whether its loss was to blame."""
         self.share = share
-        self.task_loss = torch.full((tasks,), torch.nan, device=device)
-        """Mean loss of each task in the last batch [N]; NaN where the batch had none of it."""
 
     def update(self, batch: Batch | Windows) -> dict[str, Tensor]:
         """Takes one step; its scalars stay on the device, so that no step waits for the host.
@@ -80,7 +78,7 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         mean_loss = self._mean(loss)
         (mean_loss * (self.tasks if self.unitary else 1)).backward()
-        trained = [p for p in self.net.parameters() if p.grad is not None]
+        trained = [p for p in self._parameters if p.grad is not None]
         grad_norm = get_total_norm([p.grad for p in trained if p.grad is not None])
         if self.optim.clip is not None:
             clip_grads_with_norm_(trained, self.optim.clip, grad_norm)
@@ -88,7 +86,6 @@ class Learner:
         means = {"loss": mean_loss.detach()} | {k: self._mean(v) for k, v in terms.items()}
         scalars = dict(zip(means, means_across_ranks(means.values()), strict=True))
         self._move(scalars["loss"], grad_norm, moments)
-        self.task_loss = by_task(loss.detach(), batch.task, tasks=self.tasks)
         return {"loss": scalars.pop("loss"), "grad_norm": grad_norm, **scalars}
 
     def losses(self, batch: Batch | Windows) -> tuple[Tensor, dict[str, Tensor]]:
@@ -186,7 +183,8 @@ class Learner:
         bad = ~(loss.isfinite() & grad_norm.isfinite())
         now = torch.stack([torch.full_like(self.diverged[0], self.step), ~loss.isfinite()])
         self.diverged = torch.where(bad & (self.diverged[0] < 0), now, self.diverged)
-        self.reward_moments = torch.where(bad, self.reward_moments, moments)
+        if self.unitary:
+            self.reward_moments = torch.where(bad, self.reward_moments, moments)
         for group in self.optimizer.param_groups:
             group["lr"] = self.optim.lr_at(self.step)
         setattr(self.optimizer, "found_inf", bad.float())  # what a GradScaler sets
@@ -212,13 +210,6 @@ def follow(target: nn.Module, net: nn.Module, *, fraction: float) -> None:
         old.copy_(new) if fraction == 1 else old.lerp_(new, fraction)
     for old, new in zip(target.buffers(), net.buffers(), strict=True):
         old.copy_(new)
-
-
-def by_task(values: Tensor, task: Tensor, *, tasks: int) -> Tensor:
-    """Mean of `values` [B] over the rows of each task [N]; NaN for a task without a row."""
-    rows = F.one_hot(task, tasks).to(values.dtype)
-    sums = across_ranks(torch.stack([values @ rows, rows.sum(0)]), mean=False)
-    return sums[0] / sums[1]
 
 
 def across_ranks(value: Tensor, *, mean: bool = True) -> Tensor:
