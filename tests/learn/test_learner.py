@@ -7,7 +7,7 @@ import torch
 
 from scaledq.core.errors import ConfigError, DivergedError, RunError
 from scaledq.learn.bc import BehaviourCloning
-from scaledq.learn.learner import Learner, by_task
+from scaledq.learn.learner import Learner
 from scaledq.learn.objective import ScaledQL
 from scaledq.learn.optim import OptimConfig
 from scaledq.learn.td import MSE, reward_deviation, reward_moments
@@ -198,11 +198,6 @@ def test_deviation_is_one_until_rewards_vary() -> None:
         torch.tensor([2.0, 2.0, 0.0, 1.0]), torch.tensor([0, 0, 2, 2]), tasks=3
     )
     assert reward_deviation(moments).tolist() == [1.0, 1.0, 0.5]
-
-
-def test_losses_of_each_task_are_their_rows_means() -> None:
-    losses = by_task(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([2, 2, 0]), tasks=3)
-    torch.testing.assert_close(losses, torch.tensor([5.0, float("nan"), 2.0]), equal_nan=True)
 
 
 @pytest.mark.parametrize(
