@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import gymnasium
 import numpy as np
@@ -153,6 +154,33 @@ def test_gymnasium_environments_play_as_they_do_alone() -> None:
     envs.close()
 
 
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("gym:MiniGrid-Empty-5x5-v0", (7, 7, 3)),
+        ("gym:minigrid:MiniGrid-Empty-5x5-v0@image", (7, 7, 3)),
+        ("gym:MiniGrid-Empty-5x5-v0+FullyObsWrapper", (5, 5, 3)),
+        ("gym:MiniGrid-Empty-5x5-v0+ImgObsWrapper+FlattenObservation", (147,)),
+    ],
+)
+def test_dictionaries_modules_and_wrappers_are_part_of_a_name(
+    name: str, shape: tuple[int, ...]
+) -> None:
+    """Walking two steps, turning right and walking two more ends in the goal of the empty room."""
+    envs = make(name, 2, replace(PROTOCOL, sticky=0.0))
+    assert (envs.task.name, envs.task.actions) == (name, 7)
+    assert (envs.task.frame_shape, envs.task.frame_dtype) == (shape, "uint8")
+    frames = [envs.reset(np.array([True, True]), np.array([1, 2]))]
+    for action in (2, 2, 1, 2, 2):
+        envs.send(np.array([action, 0]))
+        steps = envs.recv()
+        frames.append(steps.frames)
+    assert steps.terminated.tolist() == [True, False]
+    assert 0.9 < steps.reward[0] < 1
+    assert all((a[0] != b[0]).any() for a, b in pairwise(frames))
+    envs.close()
+
+
 def test_sticky_actions_repeat_as_often_as_the_protocol_says() -> None:
     """In CartPole a push left lowers the cart's speed and a push right raises it."""
     envs = make("gym:CartPole-v1", 60, replace(PROTOCOL, sticky=0.25, step_cap=8))
@@ -244,6 +272,12 @@ def test_an_action_outside_the_tasks_set_is_refused(name: str) -> None:
         ("gym:Pendulum-v1", "need discrete actions"),
         ("gym:Blackjack-v1", "need observations that are arrays"),
         ("gym:CartPole-v1", "at least one slot"),
+        ("gym:CartPole-v1@image", "leave out @image"),
+        ("gym:CartPole-v1+FrameStak", "did you mean"),
+        ("gym:CartPole-v1+ResizeObservation", "does not fit"),
+        ("gym:MiniGrid-Empty-5x5-v0@imag", "did you mean image"),
+        ("gym:MiniGrid-Emty-5x5-v0", "MiniGrid-Emty-5x5"),
+        ("gym:nosuch:Thing-v0", "nosuch"),
     ],
 )
 def test_what_cannot_be_played_is_refused_in_one_line(name: str, message: str) -> None:

@@ -5,6 +5,7 @@ package and for fine-tuning. Shapes: B batch, S stack, A actions of the task tha
 """
 
 import io
+import logging
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -90,6 +91,7 @@ def _onnx(run: Run, about: Card) -> bytes:
         import onnxscript  # noqa: F401  (torch's exporter asks for it late)
     except ImportError as error:
         raise RunError("ONNX is not installed: pip install 'scaledq[onnx]'") from error
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, we do not
     with warnings.catch_warnings(action="ignore"):  # of the exporter's own affairs
         program = torch.onnx.export(
             traced(run),
