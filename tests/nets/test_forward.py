@@ -16,6 +16,7 @@ from scaledq.nets.impala import Impala, ImpalaConfig
 from scaledq.nets.mlp import MLP, MLPConfig
 from scaledq.nets.nature import Nature, NatureConfig
 from scaledq.nets.resnet import STAGES, ResNet, ResNetConfig
+from scaledq.run import assemble
 
 Weights = Mapping[str, np.ndarray]
 
@@ -193,3 +194,17 @@ def test_channels_last_is_only_a_layout() -> None:
     last = net(x)
     assert last.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(last, plain)
+
+
+@pytest.mark.parametrize("cfg", [ImpalaConfig(channels=(4, 4)), ResNetConfig(depth=8, width=4)])
+def test_pictures_in_colour_are_read_as_channels(cfg: ImpalaConfig | ResNetConfig) -> None:
+    """[S H W C]: as the same encoder on S*C grey pictures, frame by frame and colour by colour."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        coloured = assemble.encoder(cfg, (2, 16, 12, 3))
+        torch.manual_seed(0)
+        grey = assemble.encoder(cfg, (6, 16, 12))
+    x = torch.rand(5, 2, 16, 12, 3)
+    channels = torch.stack([x[:, s, :, :, c] for s in range(2) for c in range(3)], dim=1)
+    assert torch.equal(coloured(x), grey(channels))
+    assert coloured.out_shape == grey.out_shape

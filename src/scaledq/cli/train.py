@@ -31,7 +31,7 @@ class Train:
     store: tuple[str, ...] = ()
     scale: str = "quick"
     tasks: tuple[str, ...] = ()
-    """Instead of the scale's own."""
+    """Instead of the scale's own; `all`: every task of the stores."""
     out: Path = Path("runs")
     resume: bool = False
     """Go on from the newest checkpoint, if there is one; `--resume auto` says the same."""
@@ -60,7 +60,7 @@ class Train:
             if name not in known:
                 raise ConfigError(f"unknown {what} {name!r}; {suggest(name, known)}")
         cfg = RECIPES[self.recipe](SCALES[self.scale])
-        cfg = replace(cfg, tasks=self.tasks or cfg.tasks, stores=self.store or cfg.stores)
+        cfg = replace(cfg, tasks=self._tasks() or cfg.tasks, stores=self.store or cfg.stores)
         cfg = override(cfg, overrides, prog=f"scaledq train {self.recipe}")
         if self.dry_run:
             cfg = identified(cfg)
@@ -71,3 +71,10 @@ class Train:
         run = train(cfg, self.out, resume=self.resume, timeout=self.timeout)
         if os.environ.get("RANK", "0") == "0":  # under torchrun one of the processes says it
             print(run.folder)
+
+    def _tasks(self) -> tuple[str, ...]:
+        if self.tasks != ("all",):
+            return self.tasks
+        from scaledq.data.store import open_store
+
+        return tuple(sorted({task for path in self.store for task in open_store(path).tasks}))

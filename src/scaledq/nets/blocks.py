@@ -49,6 +49,18 @@ class HalvingPool(nn.Module):
         return F.max_pool2d(x, 3, 2, padding=padding, ceil_mode=True)
 
 
+class Coloured(nn.Module):
+    """An encoder of [B S*C H W] for pictures in colour, [B S H W C]: each colour is a channel."""
+
+    def __init__(self, encoder: nn.Module):
+        super().__init__()
+        self.encoder = encoder
+        self.out_shape = encoder.out_shape
+
+    def forward(self, x: Float[Tensor, "B S H W C"]) -> Float[Tensor, "B ..."]:
+        return self.encoder(x.movedim(-1, 2).flatten(1, 2))
+
+
 def halved(size: tuple[int, int]) -> tuple[int, int]:
     """The map that HalvingPool leaves, and any odd-kernel `conv` of stride 2."""
     return (size[0] + 1) // 2, (size[1] + 1) // 2

@@ -18,6 +18,7 @@ from scaledq.learn.learner import Learner
 from scaledq.learn.mae import MAE
 from scaledq.learn.objective import Pretraining
 from scaledq.learn.sequence import DecisionTransformer, SequenceCloning
+from scaledq.nets.blocks import Coloured
 from scaledq.nets.contrastive import Contrastive
 from scaledq.nets.decoder import Decoder
 from scaledq.nets.head import NeckConfig, Network
@@ -40,7 +41,10 @@ from scaledq.run.replay import ReplayAgent, Rhythm
 
 
 def encoder(cfg: Encoder, shape: tuple[int, ...]) -> nn.Module:
-    """The encoder of observations of `shape` [S *frame]."""
+    """The encoder of observations of `shape` [S *frame]; pictures may be in colour, [H W C]."""
+    if len(shape) == 4 and not isinstance(cfg, MLPConfig):
+        frames, height, width, colours = shape
+        return Coloured(encoder(cfg, (frames * colours, height, width)))
     match cfg:
         case ResNetConfig():
             return ResNet(cfg, shape)
