@@ -1,5 +1,6 @@
 """The one training step: state, schedules, and what a poisoned batch may not do."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -53,6 +54,21 @@ def test_a_loaded_learner_continues_bit_for_bit(world, make, objective, weight_d
     a, b = straight.state_dict(), second.state_dict()
     assert a.keys() == b.keys()
     assert all(torch.equal(torch.as_tensor(a[k]), torch.as_tensor(b[k])) for k in a)
+
+
+def test_a_moving_weight_is_that_of_the_update(world, make) -> None:
+    """Update by update, its learner takes the step that a fixed weight would."""
+    moving = ScaledQL(alpha=1.0, alpha_steps=3)
+    learner = make(moving, lr=0.1, target_every=2)
+    for step, alpha in enumerate((1.0, 2 / 3, 1 / 3, 0.0, 0.0)):
+        twin = make(ScaledQL(alpha=alpha), lr=0.1, target_every=2)
+        twin.load_state_dict({k: copy.deepcopy(v) for k, v in learner.state_dict().items()})
+        for each in (learner, twin):
+            each.update(part(world.batch, step))
+        pairs = zip(weights(learner), weights(twin), strict=True)
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in pairs)
+    with pytest.raises(ConfigError, match="compiled"):
+        Learner(learner.net, moving, OptimConfig(), tasks=2, compiled=True)
 
 
 def test_state_is_flat_named_and_ready_for_safetensors(world, make, tmp_path) -> None:

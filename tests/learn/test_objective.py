@@ -71,6 +71,18 @@ def test_scaled_ql_is_the_papers_eq_1_written_in_loops(world, table) -> None:
         assert terms["cql_gap"][b].item() == pytest.approx(conservative, rel=1e-9)
 
 
+def test_the_conservative_weight_moves_in_a_straight_line_and_then_stays() -> None:
+    moving = ScaledQL(alpha=1.0, alpha_last=0.2, alpha_steps=4)
+    assert [moving.at(step).alpha for step in (0, 1, 2, 4, 9)] == pytest.approx(
+        [1.0, 0.8, 0.6, 0.2, 0.2]
+    )
+    assert moving.at(3) == ScaledQL(alpha=moving.at(3).alpha)
+    still = ScaledQL(alpha=0.3)
+    assert still.at(7) is still
+    with pytest.raises(ConfigError, match=r"objective\.alpha_steps"):
+        ScaledQL(alpha_steps=-1)
+
+
 def test_double_lets_the_online_network_choose(world, table) -> None:
     td, batch = MSE(unitary=False), doubled(world.batch)
     objective = ScaledQL(td=td, alpha=0.0, double=True)

@@ -114,6 +114,34 @@ def test_frozen_weights_stay_and_get_no_optimiser_state(
     assert len(moments) == len(mine) - (encoder if frozen else 0)
 
 
+def test_a_thawed_encoder_rests_first_and_then_learns(
+    small_run: RunConfig, source: Run, tmp_path: Path
+) -> None:
+    """It has moments of as many updates as it learnt in, and a stop changes nothing."""
+    cfg = starting(small_run, source, frozen=True, thaw=20)
+    folder = train(replace(cfg, steps=20), tmp_path / "short").folder
+    theirs = load_file(source.folder / WEIGHTS)
+    rested = load_file(folder / WEIGHTS)
+    whole = train(cfg, tmp_path / "a").folder
+    thawed = load_file(whole / WEIGHTS)
+    for name in theirs:
+        taken = name.startswith("encoder.")
+        assert torch.equal(rested[name], theirs[name]) == taken, name
+        assert not torch.equal(thawed[name], rested[name]), name
+    state = newest(whole / "checkpoints")
+    assert state is not None
+    counts = {int(v) for k, v in state.tensors.items() if k.endswith(".step")}
+    assert counts == {10, 30}
+    stopped = train(cfg, tmp_path / "b").folder
+    (stopped / WEIGHTS).unlink()
+    for file in (stopped / "checkpoints" / "step-000000030").iterdir():
+        file.unlink()
+    (stopped / "checkpoints" / "step-000000030").rmdir()
+    train(cfg, tmp_path / "b", resume=True)
+    again = load_file(stopped / WEIGHTS)
+    assert all(torch.equal(again[name], thawed[name]) for name in thawed)
+
+
 def test_a_warm_started_run_goes_on_as_if_it_had_not_been_stopped(
     small_run: RunConfig, source: Run, tmp_path: Path
 ) -> None:

@@ -14,10 +14,10 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from scaledq.core.batch import Batch, Windows
-from scaledq.core.errors import DivergedError, RunError, suggest
+from scaledq.core.errors import ConfigError, DivergedError, RunError, suggest
 from scaledq.core.outputs import Network
 from scaledq.learn.bc import Loss
-from scaledq.learn.objective import Objective
+from scaledq.learn.objective import Objective, ScaledQL
 from scaledq.learn.optim import OptimConfig
 from scaledq.learn.td import MSE, reward_deviation, reward_moments
 
@@ -55,11 +55,18 @@ class Learner:
         if objective.bootstraps:
             held = copy.deepcopy(net) if target is None else target
             self.target_net = held.requires_grad_(False)
+        if compiled and isinstance(objective, ScaledQL) and objective.alpha_steps:
+            raise ConfigError(
+                "objective.alpha_steps: a compiled loss cannot move its weight; set "
+                "compute.compile to false, or alpha_steps to 0"
+            )
         lose = torch.compile(objective.__call__) if compiled else objective
         self._losses: Callable[..., Loss] = lose  # of the batches that its network reads
         self._parameters = list(net.parameters())
         self.optimizer = optim.build(self._parameters)
         self.step = 0
+        self._held: tuple[nn.Parameter, ...] = ()
+        self._held_until = 0
         device = next(net.parameters()).device
         self.unitary = isinstance(objective.td, MSE) and objective.td.unitary
         self.reward_moments = torch.zeros(3, tasks, dtype=torch.float64, device=device)
@@ -73,6 +80,8 @@ class Learner:
         A step whose loss or gradient is not finite leaves weights and moments as they were;
         `check` then says so.
         """
+        for parameter in self._held:
+            parameter.requires_grad_(self.step >= self._held_until)
         moments = self._moments(batch)
         loss, terms = self.losses(self.scaled(batch, moments))
         self.optimizer.zero_grad(set_to_none=True)
@@ -88,14 +97,25 @@ class Learner:
         self._move(scalars["loss"], grad_norm, moments)
         return {"loss": scalars.pop("loss"), "grad_norm": grad_norm, **scalars}
 
+    def hold(self, parameters: Iterable[nn.Parameter], *, until: int) -> None:
+        """Lets these parameters rest for the first `until` updates; their moments start there."""
+        self._held, self._held_until = tuple(parameters), until
+
     def losses(self, batch: Batch | Windows) -> tuple[Tensor, dict[str, Tensor]]:
         """Per-sample loss and its terms: all forward passes of a step, and nothing else."""
-        return self._losses(self.forward, self.target_net or self.forward, batch)
+        moving = isinstance(self.objective, ScaledQL) and self.objective.alpha_steps
+        losses: Callable[..., Loss] = self._now() if moving else self._losses
+        return losses(self.forward, self.target_net or self.forward, batch)
 
     def own_losses(self, batch: Batch | Windows) -> tuple[Tensor, dict[str, Tensor]]:
         """As `losses`, but by this process alone: no other rank takes part."""
-        losses: Callable[..., Loss] = self.objective.__call__
+        losses: Callable[..., Loss] = self._now()
         return losses(self.net, self.target_net or self.net, batch)
+
+    def _now(self) -> Objective:
+        """The objective of this update."""
+        objective = self.objective
+        return objective.at(self.step) if isinstance(objective, ScaledQL) else objective
 
     def check(self) -> None:
         """Waits for the device; for logging steps, and before a checkpoint is written.

@@ -5,6 +5,7 @@ Every objective has `heads` (what the network must answer), `td` (its TD error, 
 `objective(net, target_net, batch) -> (loss [B], {term: [B]})`. Shapes: B batch, A actions.
 """
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
@@ -35,13 +36,19 @@ class ScaledQL:
     td: Annotated[TDError, by_kind] = C51()
     alpha: float = 0.05
     """Weight of the CQL gap (eq. 1); 0 turns conservatism off (appendix B.4)."""
+    alpha_last: float = 0.0
+    """What the weight has come to, in a straight line, after `alpha_steps` updates."""
+    alpha_steps: int = 0
+    """0: the weight stays `alpha`."""
     double: bool = False
     """Let the online network choose the next action whose value the target network tells."""
     dr3: float = 0.0
     """Weight of the explicit DR3 regulariser; costs a second pass with gradients."""
 
     def __post_init__(self) -> None:
-        for field in ("alpha", "dr3"):
+        if self.alpha_steps < 0:
+            raise ConfigError(f"objective.alpha_steps must be 0 or more, got {self.alpha_steps}")
+        for field in ("alpha", "alpha_last", "dr3"):
             if not 0 <= getattr(self, field) < float("inf"):
                 raise ConfigError(
                     f"objective.{field} must be 0 or more, got {getattr(self, field)}"
@@ -60,6 +67,14 @@ class ScaledQL:
     def preferences(self, outputs: Outputs) -> Float[Tensor, "B A"]:
         """Q; -inf for actions that the task lacks."""
         return masked(self.td.q(outputs["q"]), outputs["available"])
+
+    def at(self, step: int) -> "ScaledQL":
+        """The objective of the step-th update, counted from 0: its weight does not move."""
+        if not self.alpha_steps:
+            return self
+        done = min(1.0, step / self.alpha_steps)
+        alpha = (1 - done) * self.alpha + done * self.alpha_last
+        return replace(self, alpha=alpha, alpha_last=0.0, alpha_steps=0)
 
     def __call__(self, net: Network, target_net: Network, batch: Batch) -> Loss:
         with torch.set_grad_enabled(self.dr3 > 0 and torch.is_grad_enabled()):

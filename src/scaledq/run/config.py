@@ -41,10 +41,15 @@ class Start:
     heads. all: also the heads of the tasks that both runs have."""
     frozen: bool = False
     """What was taken over stays as it is, but for heads; otherwise it learns on."""
+    thaw: int = 0
+    """Updates after which it learns on all the same: what is new has then learnt to use it. 0:
+    never."""
     keep: tuple[str, ...] = ()
     """Tasks of the source that this run can go on playing though it has no data of them."""
 
     def __post_init__(self) -> None:
+        if self.thaw < 0 or (self.thaw and not self.frozen):
+            raise ConfigError(f"start.thaw is for frozen starts, and 0 or more; got {self.thaw}")
         if self.keep and self.parts != "all":
             raise ConfigError(f"start.keep needs start.parts 'all', got {self.parts!r}")
         if len(set(self.keep)) < len(self.keep):

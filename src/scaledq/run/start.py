@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from scaledq.core.errors import ConfigError, RunError, suggest
 from scaledq.core.task import Task
+from scaledq.learn.learner import Learner
 from scaledq.run.config import RunConfig, Start
 from scaledq.run.folder import WEIGHTS, Run, open_run
 
@@ -88,7 +89,7 @@ def take_over(
     _copy(net, theirs, names, source)
     if start.parts == "all":
         names += _copy_heads(net, theirs, source, tasks)
-    if start.frozen:
+    if start.frozen and not start.thaw:
         for name, parameter in net.named_parameters():
             if _is_taken(name, taken):
                 parameter.requires_grad_(False)
@@ -98,6 +99,14 @@ def take_over(
     )
     print(f"{said}, which had {'; '.join(other)}" if other else said, file=sys.stderr)
     return {"run": source.name, "tensors": len(names), "differences": list(other)}
+
+
+def hold_back(learner: Learner, cfg: RunConfig) -> None:
+    """Lets what was taken over rest for the first `start.thaw` updates."""
+    if cfg.start.thaw:
+        prefixes = _prefixes(learner.net, cfg.start)
+        named = learner.net.named_parameters()
+        learner.hold((p for name, p in named if _is_taken(name, prefixes)), until=cfg.start.thaw)
 
 
 def differences(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scaledq.core import journal
 from scaledq.core.batch import Batch, Windows
-from scaledq.core.errors import RunError
+from scaledq.core.errors import ConfigError, RunError
 from scaledq.core.files import locked
 from scaledq.core.progress import Progress
 from scaledq.data.loader import Loader
@@ -35,7 +35,7 @@ from scaledq.run.online import train_online
 from scaledq.run.parallel import TIMEOUT, Ranks, joined
 from scaledq.run.saver import Saver
 from scaledq.run.signals import Interrupted, Stop, listening
-from scaledq.run.start import identified, kept_tasks, take_over
+from scaledq.run.start import hold_back, identified, kept_tasks, take_over
 from scaledq.run.watch import COMPUTING, LOADING
 
 
@@ -68,6 +68,9 @@ def train(
         net = assemble.network(cfg, tasks)
         taken = take_over(net, cfg, tasks, data=loader.digest)
         learner = assemble.learner(cfg, tasks, device=ranks.device, net=net, ranks=ranks)
+        if cfg.start.thaw and ranks.world > 1:
+            raise ConfigError("start.thaw: only a run of one process can thaw; leave it 0")
+        hold_back(learner, cfg)
         start = Run(folder, cfg, tasks, {"start": taken} if taken else {})
 
         def begin() -> str:
