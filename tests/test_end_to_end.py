@@ -80,6 +80,11 @@ def test_a_run_is_trained_played_watched_and_reported(trained: Path, tmp_path: P
         (("train", "scaled-ql", "--store", "s"), "did you mean scaled_ql"),
         (("train", "scaled_ql", "--store", "nowhere"), "no store at nowhere"),
         (("train", "scaled_ql"), "--store DIR"),
+        (("train", "online_c51", "--store", "s"), "makes its own data"),
+        (
+            ("collect", "Pong", "--store", "s", "--steps", "99", "--behaviour", "dqn"),
+            "replay.warmup",
+        ),
         (("train", "scaled_ql", "--scale", "huge"), "quick"),
         (("train", "scaled_ql", "--store", "s", "--optim.lr", "-1"), "lr"),
         (("evaluate", "nowhere"), "is not a run"),

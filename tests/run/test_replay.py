@@ -1,6 +1,7 @@
 """Agents that learn from a ring: they find the best policy, and no interruption changes a bit."""
 
 import json
+import resource
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -138,6 +139,38 @@ def test_without_power_amid_a_round_it_goes_on_bit_for_bit_ring_and_all(
     tensors = agent.tensors()
     assert tensors.keys() == learnt.keys()
     assert all(torch.equal(tensors[name], learnt[name]) for name in learnt)
+
+
+class OutOfSpace(ReplayAgent):
+    """From some update on no file may be longer than this."""
+
+    room = 0
+
+    def _step(self, stage: Stage) -> None:
+        if self.learner.step >= 45:
+            hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.room, hard))
+        super()._step(stage)
+
+
+@pytest.mark.parametrize("room", [1_000, 100_000], ids=["metrics", "checkpoint"])
+def test_a_full_disk_amid_a_recording_is_one_line_and_it_goes_on_bit_for_bit(
+    whole: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path, room: int
+) -> None:
+    cfg, (expected, _) = CFG, whole
+    store, own = tmp_path / "store", tmp_path / "own"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    kind = type("Full", (OutOfSpace,), {"room": room})
+    try:
+        with pytest.raises(RunError, match=r"cannot write .*: File too large; free some") as full:
+            record(cfg, store, own, make(cfg, kind), resume=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(full.value)
+    assert open_store(store).tasks == ()
+    record(cfg, store, own, make(cfg), resume=True)
+    assert files(store) == files(expected)
+    assert metrics(own) == metrics(expected / RECORDINGS / "own")
 
 
 def test_a_ring_that_lacks_a_step_of_each_slot_would_have_been_found_out(

@@ -1,5 +1,6 @@
 """What a run says of itself while it works: one JSON object a line, in metrics.jsonl."""
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,11 +19,19 @@ class Journal:
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, row: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        """Adds a row; raises RunError if the disk is full."""
+        try:
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise RunError(
+                f"cannot write {self.path}: {error.strerror or error}; free some space and resume"
+            ) from error
 
     def close(self) -> None:
-        self._file.close()
+        """Ends the writing; what `write` did not get onto the disk stays out of the file."""
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
