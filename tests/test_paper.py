@@ -8,8 +8,10 @@ import pytest
 from scaledq.core import atari
 from scaledq.core.protocol import SCALED_QL
 from scaledq.learn.objective import ScaledQL
+from scaledq.nets.impala import ImpalaConfig
 from scaledq.nets.resnet import ResNetConfig
 from scaledq.run.config import RunConfig
+from scaledq.study.online import online_c51
 from scaledq.study.scales import PAPER
 
 ROOT = Path(__file__).parents[1]
@@ -45,6 +47,18 @@ def test_games() -> None:
     unagreed = {n for n in RUN.tasks if not atari.games()[n].agreed_human}
     assert unagreed == {"Carnival", "Pooyan"}
     assert sum(atari.games()[name].actions for name in RUN.tasks) == 501
+
+
+def test_the_online_baseline() -> None:
+    """Lee et al. (2022): n = 4, batch 128, target update 256, IMPALA of 64, 128, 128 channels."""
+    run = online_c51(PAPER)
+    assert isinstance(run.objective, ScaledQL)
+    assert (run.objective.td.kind, run.objective.alpha) == ("c51", 0.0)
+    assert run.encoder == ImpalaConfig(channels=(64, 128, 128))
+    assert (run.transitions.n_step, run.batch_size, run.optim.target_every) == (4, 128, 256)
+    assert (run.tasks, run.protocol) == (RUN.tasks, SCALED_QL)
+    assert run.online is not None
+    assert (run.online.protocol.sticky, run.online.replay.epsilon) == (0.25, 0.01)
 
 
 def test_evaluation() -> None:

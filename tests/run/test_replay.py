@@ -64,7 +64,8 @@ def make(cfg: CollectConfig, kind: type[ReplayAgent] = ReplayAgent) -> Callable[
     def agent(fleet: Fleet) -> Agent:
         who = cfg.behaviour
         assert isinstance(who, DQNConfig)
-        made = assemble.dqn(who, fleet.tasks, fleet.task_index, seed=cfg.seed)
+        rows = fleet.task_index
+        made = assemble.dqn(who, fleet.tasks, rows, seed=cfg.seed, steps=cfg.steps)
         made.__class__ = kind
         return made
 
@@ -236,6 +237,15 @@ def test_the_behaviours_have_names_and_survive_json() -> None:
         cfg = CollectConfig(tasks=("Pong",), steps=30_000, behaviour=who)
         assert cfg.log_names[0] == f"{name}-s0-00"
         assert from_json(CollectConfig, to_json(cfg)) == cfg
+
+
+def test_no_more_memory_is_reserved_than_the_steps_can_fill() -> None:
+    huge = replace(SMALL, replay=replace(SMALL.replay, ring=RingConfig(capacity=10**12)))
+    tasks = tuple(toy.task(each.name) for each in TOYS)
+    rows = np.array([0, 0, 1, 1])
+    ring = assemble.dqn(huge, tasks, rows, seed=0, steps=50).ring
+    # Two slots of 25 steps, each step an episode: as many closing rows, and the newest one.
+    assert 51 <= ring.length <= 60
 
 
 @pytest.mark.parametrize(

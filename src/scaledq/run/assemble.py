@@ -1,6 +1,7 @@
 """From configs to objects: the only place where a config's class picks another class."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -203,12 +204,14 @@ def dqn(
     task_index: np.ndarray,
     *,
     seed: int,
+    steps: int,
     learner: Learner | None = None,
     stop_after: int | None = None,
 ) -> ReplayAgent:
     """The agent before its first step; arguments as of `pqn`.
 
     Args:
+      steps: transitions of each task that it is to play: no ring need hold more than those.
       learner: one that was prepared for it, over these tasks first; its own by default.
       stop_after: updates after which it only plays.
 
@@ -222,10 +225,13 @@ def dqn(
         net = prepared(net, cfg.compute, device=device())
         compiled = cfg.compute.compile
         learner = Learner(net, cfg.objective, cfg.optim, tasks=len(tasks), compiled=compiled)
+    slots = len(task_index) // len(tasks)
+    # At most every second row closes an episode; and a sample must have room in any case.
+    enough = 2 * steps + slots * (cfg.stack + cfg.transitions.n_step + 4)
     ring = Ring(
-        cfg.replay.ring,
+        replace(cfg.replay.ring, capacity=min(cfg.replay.ring.capacity, enough)),
         tasks,
-        slots=len(task_index) // len(tasks),
+        slots=slots,
         transitions=cfg.transitions,
         batch_size=cfg.batch_size,
         seed=seed,
@@ -237,14 +243,19 @@ def dqn(
 
 
 def agent(
-    cfg: PQNConfig | DQNConfig, tasks: tuple[Task, ...], task_index: np.ndarray, *, seed: int
+    cfg: PQNConfig | DQNConfig,
+    tasks: tuple[Task, ...],
+    task_index: np.ndarray,
+    *,
+    seed: int,
+    steps: int,
 ) -> Agent:
-    """A behaviour that learns, before its first step; arguments as of `pqn`."""
+    """A behaviour that learns, before its first step; arguments as of `dqn`."""
     match cfg:
         case PQNConfig():
             return pqn(cfg, tasks, task_index, seed=seed)
         case DQNConfig():
-            return dqn(cfg, tasks, task_index, seed=seed)
+            return dqn(cfg, tasks, task_index, seed=seed, steps=steps)
 
 
 def policy(

@@ -182,7 +182,8 @@ def collect(
     if isinstance(who, PQNConfig | DQNConfig):
 
         def make(fleet: Fleet) -> Agent:
-            return assemble.agent(who, fleet.tasks, fleet.task_index, seed=cfg.seed)
+            rows = fleet.task_index
+            return assemble.agent(who, fleet.tasks, rows, seed=cfg.seed, steps=cfg.steps)
 
         folder = store / RECORDINGS / cfg.name
         with locked(folder):

@@ -105,6 +105,7 @@ def _prepare(cfg: RunConfig, plan: CollectConfig, fleet: Fleet, folder: Path) ->
         fleet.tasks,
         fleet.task_index,
         seed=cfg.seed,
+        steps=plan.steps,
         learner=learner,
         stop_after=cfg.steps,
     )
