@@ -141,6 +141,12 @@ def test_without_the_field_a_config_is_named_as_ever() -> None:
         online.train_online(offline)
 
 
+def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RunError, match="without torchrun"):
+        train(CFG, tmp_path)
+
+
 def test_what_contradicts_itself_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="stores: an online run makes its own data"):
         train(replace(CFG, stores=("logs",)), tmp_path)

@@ -4,6 +4,7 @@ Such a run plays all its tasks with one network and learns from a ring of what i
 folder like any other run's, and the logs of all it did, in order, in that folder.
 """
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -36,8 +37,8 @@ def train_online(
     Raises:
       ConfigError: `cfg` is not of an online run, or names stores.
       TaskError: a task that does not exist or is not installed.
-      RunError: the folder is in use, or holds an unfinished run and there is no `resume`; or there
-        is nothing to start from where `cfg.start` says.
+      RunError: torchrun started several processes; the folder is in use, or holds an unfinished run
+        and there is no `resume`; or there is nothing to start from where `cfg.start` says.
       DivergedError: a loss or gradient norm was not finite.
       Interrupted: SIGINT or SIGTERM came; a checkpoint was written first.
     """
@@ -48,6 +49,8 @@ def train_online(
         raise ConfigError(
             f"stores: an online run makes its own data, got {', '.join(cfg.stores)}; leave it out"
         )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RunError("an online run is one process; start it without torchrun")
     cfg = identified(cfg)
     folder = Path(out) / cfg.folder
     if (folder / RUN).exists() and open_run(folder).finished:
