@@ -112,6 +112,21 @@ def test_a_study_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(
     assert all((killed.runs / key / WEIGHTS).stat().st_mtime_ns == before[key] for key in done)
 
 
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_a_study_on_ray_is_the_study_here(place: Place, tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray")
+    wanted = plan(B4, SMOKE, seeds=(0,))
+    away = replace(place, runs=tmp_path / "away")
+    execute(wanted, place)
+    try:
+        assert execute(wanted, away, on="ray") == {}
+    finally:
+        ray.shutdown()
+    for key in wanted.jobs:
+        for name in (WEIGHTS, SCORES):
+            assert (away.runs / key / name).read_bytes() == (place.runs / key / name).read_bytes()
+
+
 def test_the_listing_says_what_is_done_and_what_it_costs(place: Place) -> None:
     wanted = plan(B4, SMOKE, seeds=(0,))
     perform(next(iter(wanted.jobs)), wanted, place)

@@ -8,13 +8,15 @@ plays the tasks that it has no scores of.
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-from scaledq.core.errors import DataError, DivergedError, RunError
+from scaledq.core.errors import DataError, DivergedError
 from scaledq.data.store import Store, open_store
 from scaledq.play.policy import Selection
 from scaledq.play.score import ScoreRow, label, read_scores
+from scaledq.run.cluster import On, spread
 from scaledq.run.config import RunConfig
 from scaledq.run.evaluate import SEED, evaluate, method_name
 from scaledq.run.folder import RUN, SCORES, Run, open_run
@@ -22,7 +24,6 @@ from scaledq.run.start import identified
 from scaledq.run.train import train
 from scaledq.study.plan import Job, Plan
 
-On = Literal["local", "ray"]
 State = Literal["done", "to play", "under way", "to do"]
 
 
@@ -89,11 +90,14 @@ def state(key: str, plan: Plan, place: Place) -> State:
 
 
 def stores(plan: Plan, place: Place) -> list[Store]:
-    """The opened stores, checked to hold every task of the plan.
+    """The opened stores, checked to hold every task that is learnt from logs.
 
     Raises:
       DataError: there is none, or it lacks a task; the message says which command makes it.
     """
+    tasks = [job.config.tasks for job in plan.jobs.values() if job.config.online is None]
+    if not tasks:
+        return [open_store(path) for path in place.stores]
     recipe = "; ".join(plan.scale.data) or "see `scaledq ingest --help`"
     if not place.stores:
         raise DataError(
@@ -105,13 +109,12 @@ def stores(plan: Plan, place: Place) -> list[Store]:
     except DataError as error:
         raise DataError(f"{error}; the logs are made by: {recipe}") from error
     known = {task for store in opened for task in store.tasks}
-    for job in plan.jobs.values():
-        lacks = [task for task in job.config.tasks if task not in known]
-        if lacks:
-            raise DataError(
-                f"{', '.join(place.stores)} has no logs of {', '.join(lacks)}, which study "
-                f"{plan.study.name} needs at scale {plan.scale.name}; they are made by: {recipe}"
-            )
+    lacks = [task for task in dict.fromkeys(chain(*tasks)) if task not in known]
+    if lacks:
+        raise DataError(
+            f"{', '.join(place.stores)} has no logs of {', '.join(lacks)}, which study "
+            f"{plan.study.name} needs at scale {plan.scale.name}; they are made by: {recipe}"
+        )
     return opened
 
 
@@ -169,27 +172,12 @@ def _work(todo: Sequence[str], plan: Plan, place: Place, on: On) -> Iterator[tup
 
 
 def _on_ray(todo: Sequence[str], plan: Plan, place: Place) -> Iterator[tuple[str, str]]:
-    """Each job as a task of a Ray cluster, whose machines all reach the stores and the runs."""
-    if not todo:
-        return
-    try:
-        import ray
-        from ray.exceptions import RayError
-    except ImportError as error:
-        raise RunError(
-            "Ray is not installed: pip install 'scaledq[cluster]', or leave out --on ray"
-        ) from error
-    if not ray.is_initialized():
-        ray.init(log_to_driver=False)
-    gpus = 1 if ray.cluster_resources().get("GPU") else 0
-    task = ray.remote(max_retries=2, num_gpus=gpus)(perform)
+    """Each job as a piece for a Ray cluster, whose machines all reach the stores and the runs."""
     away = replace(place, runs=place.runs.resolve())
-    waiting = {task.remote(key, plan, away): key for key in todo}
-    while waiting:
-        (ready,), _ = ray.wait(list(waiting), num_returns=1)
-        key = waiting.pop(ready)
-        try:
-            yield key, ray.get(ready)
-        except RayError as error:
-            cause = getattr(error, "cause", None)
-            raise RunError(f"{key}: {cause or str(error).splitlines()[0]}") from error
+    pieces = {key: (key, plan, away) for key in todo}
+    for key, fault in spread(_told, pieces, gpu=1.0) if pieces else ():
+        yield key, fault.decode()
+
+
+def _told(key: str, plan: Plan, place: Place) -> bytes:
+    return perform(key, plan, place).encode()

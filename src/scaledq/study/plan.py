@@ -11,6 +11,7 @@ from scaledq.core.errors import ConfigError
 from scaledq.data.view import View
 from scaledq.play.policy import Selection
 from scaledq.run.config import RunConfig, Start
+from scaledq.run.finetune import STEPS
 from scaledq.study.recipes import RECIPES
 from scaledq.study.spec import Arm, Panel, Recipe, Scale, Study
 
@@ -125,9 +126,8 @@ def _local(study: Study, scale: Scale) -> list[Scale]:
     """The scale itself, or one for each task where every task is a run of its own."""
     if study.tasks == "training":
         return [scale]
-    tasks = scale.held_out if study.tasks == "held-out" else scale.variants
-    view = scale.held_out_view if study.tasks == "held-out" else scale.run.view
-    return [
-        replace(scale, run=replace(scale.run, tasks=(task,), view=view), few_tasks=(task,))
-        for task in tasks
-    ]
+    tasks, run = scale.variants, scale.run
+    if study.tasks == "held-out":
+        tasks = scale.held_out
+        run = replace(run, view=scale.held_out_view, steps=min(run.steps, STEPS))
+    return [replace(scale, run=replace(run, tasks=(task,)), few_tasks=(task,)) for task in tasks]
