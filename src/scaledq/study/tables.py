@@ -89,10 +89,12 @@ def untrained(run: Run) -> str:
 def summary(results: Results) -> Table:
     """A row an arm: ours, the published, and what ours was made with."""
     study = results.plan.study
-    extra = any(results.agreed(arm) for panel in results.panels for arm in results.arms(panel))
+    tasks = next(iter(results.panels.values())).tasks
+    agreed = len(scores.agreed(tasks))
+    extra = study.normal == "human" and 0 < agreed < len(tasks)
     name = "raw score" if study.normal == "raw" else f"{study.normal}-normalised {study.statistic}"
     columns = [Column("arm"), Column("data"), Column(name, digits=3)]
-    columns += [Column("of the games with agreed human score", digits=3)] if extra else []
+    columns += [Column(f"of {agreed} with an agreed human score", digits=3)] if extra else []
     columns += [Column("paper", digits=3), Column("printed in"), Column("seeds"),
                 Column("parameters"), Column("steps"), Column("batch"), Column("transitions"),
                 Column("hours a run", digits=2), Column("scale"), Column("hardware")]  # fmt: skip
