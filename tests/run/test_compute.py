@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from scaledq.core.batch import Batch
-from scaledq.core.errors import ConfigError
+from scaledq.core.errors import ConfigError, RunError
 from scaledq.core.task import Task
 from scaledq.learn.bc import Loss
 from scaledq.learn.learner import Learner
@@ -76,6 +76,18 @@ def test_moments_lie_in_memory_as_their_weights_do_after_a_resume() -> None:
         assert slots["exp_avg"].stride() == weight.stride() == slots["exp_avg_sq"].stride()
         strided += not weight.is_contiguous()
     assert strided > 3
+
+
+@pytest.mark.parametrize(
+    "name", ["net.trunk.layers.0.weight", "optimizer.1.exp_avg", "optimizer.99.step"]
+)
+def test_a_state_of_other_shapes_is_refused_before_anything_changes(name: str) -> None:
+    first, second = learner(Compute()), learner(Compute())
+    state = {**trained(first, range(1)), "step": first.step, name: torch.zeros(7, 7)}
+    before = {k: v.clone() for k, v in second.net.state_dict().items()}
+    with pytest.raises(RunError, match=f"{name}.* has shape .7, 7., here it has"):
+        second.load_state_dict(state)
+    assert all(torch.equal(before[k], v) for k, v in second.net.state_dict().items())
 
 
 def test_layout_changes_nothing_but_rounding() -> None:

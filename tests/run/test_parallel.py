@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,15 +16,16 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage]
 
 from scaledq.core.config import to_json
-from scaledq.core.errors import ConfigError
 from scaledq.run.checkpoint import checkpoints
 from scaledq.run.compute import Compute
 from scaledq.run.config import RunConfig
 from scaledq.run.folder import METRICS, WEIGHTS, open_run
 from scaledq.run.parallel import Ranks
 from scaledq.run.train import train
+from scaledq.run.watch import BEAT, COMPUTING, LOADING, Watch
 
 
 @dataclass
@@ -123,14 +125,19 @@ def test_sharded_checkpoints_go_on_with_another_number_of_processes(
     alone = train(odd_run, tmp_path / "one")
     cfg = replace(odd_run, compute=Compute(shard=True))
     folder = nursery.train(cfg, tmp_path / "more")
+    for ranks in (3, 1):
+        back_to_step_20(folder)
+        assert nursery.train(cfg, tmp_path / "more", ranks=ranks) == folder
+        assert_close(alone.folder, folder)
+        assert [row["step"] for row in open_run(folder).metrics] == [5, 10, 15, 20, 25, 30]
+
+
+def back_to_step_20(folder: Path) -> None:
+    """As if the run had been killed after its checkpoint of step 20, which two ranks wrote."""
     (folder / WEIGHTS).unlink()
-    for place in checkpoints(folder / "checkpoints")[1:]:  # from step 20 once more, with three
-        for file in place.iterdir():
-            file.unlink()
-        place.rmdir()
-    assert nursery.train(cfg, tmp_path / "more", ranks=3) == folder
-    assert_close(alone.folder, folder)
-    assert [row["step"] for row in open_run(folder).metrics] == [5, 10, 15, 20, 25, 30]
+    before, last = checkpoints(folder / "checkpoints")
+    shutil.rmtree(last)
+    assert (before.name, len(list(before.glob("shard-*")))) == ("step-000000020", 2)
 
 
 def test_a_signal_to_any_rank_stops_all_with_a_checkpoint(
@@ -191,6 +198,19 @@ def test_shares_weigh_each_rank_by_its_rows() -> None:
     assert Ranks("cpu").share(17) == 1
 
 
-def test_sharding_over_one_process_is_refused(small_run: RunConfig, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="torchrun"):
-        train(replace(small_run, compute=Compute(shard=True)), tmp_path)
+def test_who_is_blamed_stands_farthest_behind() -> None:
+    """Both are alive; one waits for data of a step that the other computes already."""
+    store = HashStore()
+    watches = [Watch(store, rank=rank, world=2, timeout=60) for rank in range(2)]
+    try:
+        watches[0].at(5, COMPUTING)
+        watches[1].at(5, LOADING)
+        time.sleep(1.5 * BEAT)
+        assert watches[0].blame() is None
+        words = r"no progress for 60 s: rank 1 of 2 \(process .*\) is waiting for data at step 6"
+        assert re.fullmatch(words, watches[0]._laggard())
+        watches[1].fail("its disk is gone")
+        assert watches[0].blame() == "rank 1 of 2 stopped: its disk is gone"
+    finally:
+        for watch in watches:
+            watch.close()

@@ -178,7 +178,7 @@ class Learner:
             _load(self.target_net, _under("target.", tensors))
         if self.unitary:
             self.reward_moments = tensors["reward_scale.moments"].to(self.reward_moments).clone()
-        weights = [p for group in self.optimizer.param_groups for p in group["params"]]
+        weights = self._trained()
         slots: dict[int, dict[str, Tensor]] = {}
         for name, value in _under("optimizer.", tensors).items():
             index, slot = name.split(".")
@@ -220,6 +220,20 @@ class Learner:
             raise RunError(f"the checkpoint lacks {name!r}; {suggest(name, theirs)}")
         for name in sorted(theirs - mine):
             raise RunError(f"the checkpoint's {name!r} has no place here; {suggest(name, mine)}")
+        known = {k: v.shape for k, v in self.state_dict().items() if isinstance(v, Tensor)}
+        for index, weight in enumerate(self._trained()):
+            moments = {f"optimizer.{index}.{k}": weight.shape for k in ("exp_avg", "exp_avg_sq")}
+            known |= {f"optimizer.{index}.step": torch.Size(), **moments}
+        for name, value in state.items():
+            if isinstance(value, Tensor) and known.get(name) != value.shape:
+                here = list(known[name]) if name in known else "no place"
+                raise RunError(
+                    f"the checkpoint's {name!r} has shape {list(value.shape)}, here it has {here}: "
+                    "it belongs to another network"
+                )
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
 
 
 @torch.no_grad()

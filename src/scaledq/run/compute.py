@@ -31,7 +31,8 @@ class Compute:
     """torch.compile of all forward passes and the loss; the first steps take minutes."""
     shard: bool = False
     """FSDP2: spreads weights, target weights and moments over the ranks of a distributed run,
-    for networks that outgrow a device; each rank holds the whole of one stage at a time."""
+    for networks that outgrow a device; each rank holds the whole of one stage at a time. With one
+    process everything is whole."""
 
 
 def prepared(net: nn.Module, cfg: Compute, *, device: str) -> nn.Module:

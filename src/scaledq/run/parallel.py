@@ -26,7 +26,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from scaledq.core.errors import ConfigError, RunError, ScaledQError
+from scaledq.core.errors import RunError, ScaledQError
 from scaledq.nets.transformer import Transformer
 from scaledq.run.signals import Interrupted
 from scaledq.run.watch import Watch
@@ -119,16 +119,9 @@ class Ranks:
             )
 
     def spread(self, net: nn.Module) -> None:
-        """Shards the network over the ranks in place (FSDP2): each stage or block, the rest.
-
-        Raises:
-          ConfigError: there is one process only.
-        """
+        """Shards the network over the ranks in place (FSDP2), by parts; alone it stays whole."""
         if self.world == 1:
-            raise ConfigError(
-                "compute.shard spreads a network over processes, and there is one: start with "
-                "torchrun --nproc-per-node N -m scaledq train ..., or leave it out"
-            )
+            return
         # It fears in-place changes of the views that heads answer; objectives make none.
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
         mesh = init_device_mesh(torch.device(self.device).type, (self.world,))

@@ -202,7 +202,7 @@ def _returns(loader: Loader, learner: Learner, batch: Batch | Windows) -> Tensor
 
 
 def _saver(run: Run, ranks: Ranks) -> Saver:
-    group = ranks.saving if run.config.compute.shard else None
+    group = ranks.saving if run.config.compute.shard and ranks.world > 1 else None
     folder, keep = run.folder / "checkpoints", run.config.checkpoints
     return Saver(folder, keep=keep, first=ranks.first, group=group)
 
