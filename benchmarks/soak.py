@@ -331,11 +331,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--first", type=int, default=0, help="rounds before it are left out")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log", type=Path, default=Path("soak.jsonl"))
     options = parser.parse_args()
     began, failures, counts = time.monotonic(), 0, Counter[str]()
-    with tempfile.TemporaryDirectory(prefix="scaledq-") as name, options.log.open("w") as log:
+    with tempfile.TemporaryDirectory(prefix="scaledq-") as name, options.log.open("a") as log:
         place = Path(name)
         assert ended(forked(lambda: write_store(place / "store"), said=place / "said")) == 0
         plain = config(place / "store")
@@ -345,7 +346,7 @@ def main() -> None:
             "two ranks, sharded": (replace(plain, compute=Compute(shard=True)), 2),
         }
         calm = {kind: weights(*kinds[kind][:1], place / kind, kinds[kind][1]) for kind in kinds}
-        for number in range(options.rounds):
+        for number in range(options.first, options.rounds):
             rng = random.Random(f"{options.seed}/{number}")
             fault = FAULTS[number % len(FAULTS)]
             kind = list(kinds)[number // len(FAULTS) % len(kinds)]
@@ -365,7 +366,8 @@ def main() -> None:
             log.flush()
             shutil.rmtree(folder, ignore_errors=True)
     minutes = rounded((time.monotonic() - began) / 60)
-    report("soak", rounds=options.rounds, failures=failures, faults=counts, minutes=minutes)
+    rounds = options.rounds - options.first
+    report("soak", rounds=rounds, failures=failures, faults=counts, minutes=minutes)
     sys.exit(failures > 0)
 
 

@@ -93,6 +93,8 @@ def _writing(folder: Path) -> Iterator[None]:
     """What the disk refuses becomes an error of ours."""
     try:
         yield
+    except BrokenPipeError:  # who read what we print has gone
+        raise
     except OSError as error:
         raise RunError(
             f"cannot write in {folder}: {error.strerror or error}; free some space there and go "
