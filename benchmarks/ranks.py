@@ -1,9 +1,10 @@
 """Do two processes with a thread each train as fast as one process with two threads?
 
-    python benchmarks/ranks.py        bar: at least 0.85 of it, on two cores that are idle
+    OMP_NUM_THREADS=2 python benchmarks/ranks.py     bar: at least 0.85 of it, on two idle cores
 
-The quick scale's network and batch, random pictures. Both kinds of process live all the time and
-take turns, so that a noisy neighbour hits both.
+The quick scale's network, random pictures, at its own batch and at four times that: what is
+exchanged is the same 10 MB of gradients, whatever the batch. Both kinds of process live all the
+time and take turns, so that a noisy neighbour hits both.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from scaledq.study.bench import random_batch
 from scaledq.study.scales import QUICK_RUN
 from timing import median, report
 
-STEPS, REPEATS = 8, 9
+STEPS, REPEATS, LARGER = 8, 9, 4
 
 
 def part(batch: Batch, ranks: Ranks) -> Batch:
@@ -42,11 +43,16 @@ def work(pipe: Connection, threads: int, env: dict[str, str]) -> None:
     tasks = tuple(Task(name=name, actions=18) for name in QUICK_RUN.tasks)
     with joined("cpu") as ranks:
         learner = assemble.learner(QUICK_RUN, tasks, device="cpu", ranks=ranks)
-        batch = part(random_batch(QUICK_RUN, tasks), ranks)
-        while (steps := pipe.recv()) is not None:
+        sizes = (QUICK_RUN.batch_size, LARGER * QUICK_RUN.batch_size)
+        batches = {
+            size: part(random_batch(replace(QUICK_RUN, batch_size=size), tasks), ranks)
+            for size in sizes
+        }
+        while (order := pipe.recv()) is not None:
+            size, steps = order
             began = time.perf_counter()
             for _ in range(steps):
-                learner.update(batch)
+                learner.update(batches[size])
             ranks.at(learner.step, "computing")
             pipe.send(time.perf_counter() - began)
 
@@ -65,11 +71,23 @@ def started(threads: int, world: int) -> list[Connection]:
     return pipes
 
 
-def taken(pipes: list[Connection], steps: int) -> float:
+def taken(pipes: list[Connection], size: int, steps: int = STEPS) -> float:
     """Seconds of the slowest."""
     for pipe in pipes:
-        pipe.send(steps)
+        pipe.send((size, steps))
     return max(pipe.recv() for pipe in pipes)
+
+
+def compared(crews: dict[str, list[Connection]], size: int, *, repeats: int) -> dict[str, float]:
+    one, two = crews["one"], crews["two"]
+    for crew in (one, two):
+        taken(crew, size, 2)
+    pairs = [(taken(one, size), taken(two, size)) for _ in range(repeats)]
+    return {
+        "ratio": round(median([one / two for one, two in pairs]), 3),
+        "one_process_step_ms": round(1e3 * median([one for one, _ in pairs]) / STEPS, 1),
+        "two_processes_step_ms": round(1e3 * median([two for _, two in pairs]) / STEPS, 1),
+    }
 
 
 def main() -> None:
@@ -79,23 +97,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=REPEATS)
     options = parser.parse_args()
     crews = {"one": started(2, 1), "two": started(1, 2)}
-    for crew in crews.values():
-        taken(crew, 2)
-    pairs = [
-        (taken(crews["one"], STEPS), taken(crews["two"], STEPS)) for _ in range(options.repeats)
-    ]
+    sizes = (QUICK_RUN.batch_size, LARGER * QUICK_RUN.batch_size)
+    found = {f"batch {size}": compared(crews, size, repeats=options.repeats) for size in sizes}
     for crew in crews.values():
         for pipe in crew:
             pipe.send(None)
-    report(
-        "ranks",
-        ratio=round(median([one / two for one, two in pairs]), 3),
-        one_process_step_ms=round(1e3 * median([one for one, _ in pairs]) / STEPS, 1),
-        two_processes_step_ms=round(1e3 * median([two for _, two in pairs]) / STEPS, 1),
-        batch_size=QUICK_RUN.batch_size,
-        cores=len(os.sched_getaffinity(0)),
-        load=float(Path("/proc/loadavg").read_text().split()[0]),
-    )
+    load = float(Path("/proc/loadavg").read_text().split()[0])
+    report("ranks", **found, cores=len(os.sched_getaffinity(0)), load=load)
 
 
 if __name__ == "__main__":
