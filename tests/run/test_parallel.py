@@ -201,7 +201,7 @@ def test_shares_weigh_each_rank_by_its_rows() -> None:
 def test_who_is_blamed_stands_farthest_behind() -> None:
     """Both are alive; one waits for data of a step that the other computes already."""
     store = HashStore()
-    watches = [Watch(store, rank=rank, world=2, timeout=60) for rank in range(2)]
+    watches = [Watch(store, rank=rank, world=2, timeout=60.0) for rank in range(2)]
     try:
         watches[0].at(5, COMPUTING)
         watches[1].at(5, LOADING)

@@ -56,6 +56,7 @@ class Watch:
 
     def blame(self) -> str | None:
         """Who made a collective fail, as a sentence; None where every rank still lives."""
+        self._since = time.monotonic() + SILENT  # to ask around is no standstill
         try:
             before, deadline = self._all(), time.monotonic() + SILENT
             while time.monotonic() < deadline:
