@@ -15,6 +15,7 @@ from scaledq.data.store import open_store
 from scaledq.data.view import Uniform
 from scaledq.data.writer import LogWriter
 from scaledq.learn.cpc import CPC
+from scaledq.learn.objective import ScaledQL
 from scaledq.learn.optim import OptimConfig
 from scaledq.nets.head import NeckConfig
 from scaledq.nets.mlp import MLPConfig
@@ -31,6 +32,8 @@ from scaledq.run.finetune import (
 )
 from scaledq.run.folder import WEIGHTS, Run
 from scaledq.run.forgetting import FORGETTING, forgetting
+from scaledq.run.replay import ReplayAgent
+from scaledq.run.stage import Stage
 from scaledq.run.start import identified
 from scaledq.run.train import train
 
@@ -160,9 +163,66 @@ def test_the_best_score_in_the_data_is_that_of_the_best_fiftieth(tmp_path: Path)
     assert reference([store], CHAIN) == {"data_best": 4.5}
 
 
+def played(source: Run, **fields: object) -> RunConfig:
+    """Online fine-tuning to the mirror: 600 steps of play, 60 of which only fill the ring."""
+    asked = FineTuning(task=MIRROR, frames=2_400, **fields)  # pyright: ignore[reportArgumentType]
+    return replace(finetuned(source, asked), checkpoint_every=50)
+
+
+def test_online_a_budget_of_frames_becomes_play_and_updates(source: Run, tmp_path: Path) -> None:
+    cfg = played(source, frozen=True)
+    assert cfg.online is not None
+    assert cfg.online.protocol == source.config.protocol
+    assert (cfg.online.replay.warmup, cfg.steps) == (60, (600 - 60) // 4)
+    run = finetune(cfg, tmp_path)
+    log = open_store(run.folder / "store")[MIRROR]
+    assert sum(part.manifest.counts.transitions for part in log) == 600
+    ours, theirs = (load_file(r.folder / WEIGHTS) for r in (run, source))
+    for name, value in ours.items():
+        assert value.equal(theirs[name]) == name.startswith("encoder."), name
+
+
+def test_online_a_stop_in_the_middle_changes_nothing(
+    source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With kept tasks, an encoder that thaws and a weight that moves."""
+    cfg = played(source, keep=("all",))
+    thawed = replace(cfg, start=replace(cfg.start, frozen=True, thaw=70))
+    assert isinstance(cfg.objective, ScaledQL)
+    moving = replace(cfg.objective, alpha=0.5, alpha_steps=100)
+    cfg = replace(thawed, objective=moving)
+    whole = finetune(cfg, tmp_path / "a")
+
+    class PlugPulled(BaseException):
+        """Power is gone."""
+
+    class Unlucky(ReplayAgent):
+        def _step(self, stage: Stage) -> None:
+            if self.learner.step >= 90:
+                raise PlugPulled
+            super()._step(stage)
+
+    with monkeypatch.context() as bad:
+        bad.setattr("scaledq.run.assemble.ReplayAgent", Unlucky)
+        with pytest.raises(PlugPulled):
+            finetune(cfg, tmp_path / "b")
+    again = finetune(cfg, tmp_path / "b", resume=True)
+    ours, theirs = (load_file(run.folder / WEIGHTS) for run in (again, whole))
+    assert all(ours[name].equal(theirs[name]) for name in theirs)
+    digests = [
+        [log.digest for log in open_store(r.folder / "store")[MIRROR]] for r in (again, whole)
+    ]
+    assert digests[0] == digests[1]
+    assert {row.task for row in evaluate(again, episodes=1)} == {CHAIN, MIRROR}
+
+
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
+        ({"task": "Freeway:m9d0", "frames": 40_000, "stores": ()}, "has no variant m9d0"),
+        ({"frames": 40_000}, "--online makes its own data"),
+        ({"frames": 4, "stores": ()}, "too few for one update"),
+        ({"frames": 4_000, "stores": (), "fraction": 0.5}, "--fraction and --replay"),
         ({"task": CHAIN}, "is in .* already"),
         ({"task": "toy:chian"}, "did you mean"),
         ({"fraction": 0.0}, "--fraction must lie"),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from scaledq.core.config import from_json, to_json
-from scaledq.run.config import RunConfig
+from scaledq.run.config import RunConfig, Start
 from scaledq.run.train import train
 from scaledq.study.recipes import RECIPES
 from scaledq.study.scales import PAPER, QUICK_SCALE, SCALES, SMOKE
@@ -61,8 +61,9 @@ def impala(channels: int, stacks: int) -> dict[str, Any]:
 def test_every_recipe_trains(name: str, smoke_store: Path, tmp_path: Path) -> None:
     cfg = RECIPES[name](SMOKE)
     cfg = replace(cfg, stores=() if cfg.online else (str(smoke_store),))
-    if cfg.start.of:
-        source = train(replace(RECIPES[cfg.start.of](SMOKE), stores=cfg.stores), tmp_path)
+    if cfg.start != Start():
+        lender = RECIPES[cfg.start.of or "scaled_ql"](SMOKE)
+        source = train(replace(lender, stores=(str(smoke_store),)), tmp_path)
         cfg = replace(cfg, start=replace(cfg.start, run=str(source.folder)))
     run = train(cfg, tmp_path)
     assert run.finished

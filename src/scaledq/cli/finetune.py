@@ -23,6 +23,10 @@ class Finetune:
     task: str
     store: tuple[str, ...] = ()
     """Logs of the new task, and of replayed ones."""
+    online: bool = False
+    """Learn from play instead of from logs."""
+    frames: float = 3e6
+    """Emulator frames of that play."""
     fraction: float = 1.0
     """Of each log, drawn uniformly once."""
     frozen: bool = False
@@ -59,8 +63,10 @@ class Finetune:
         if self.dry_run:
             print(f"{self.out / cfg.folder}\n{to_json(cfg).decode()}")
             return
-        if not cfg.stores:
-            raise ConfigError(f"finetune needs logs of {self.task}: give --store DIR")
+        if not cfg.stores and not cfg.online:
+            raise ConfigError(
+                f"finetune needs logs of {self.task}, or to play it: give --store DIR, or --online"
+            )
         run = finetune(cfg, self.out, resume=self.resume)
         print(run.folder)
         if self.forgetting:
@@ -72,6 +78,7 @@ class Finetune:
         return FineTuning(
             task=self.task,
             stores=self.store,
+            frames=int(self.frames) if self.online else 0,
             fraction=self.fraction,
             frozen=self.frozen,
             from_scratch=self.from_scratch,

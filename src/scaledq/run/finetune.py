@@ -12,11 +12,12 @@ import numpy as np
 from scaledq.core.atari import games
 from scaledq.core.config import config
 from scaledq.core.errors import ConfigError, DataError, TaskError, suggest
+from scaledq.core.protocol import SCALED_QL
 from scaledq.data.store import Log, Store, open_store
 from scaledq.data.view import All, Uniform, View
 from scaledq.learn.objective import Pretraining
 from scaledq.run import assemble
-from scaledq.run.config import RunConfig, Start
+from scaledq.run.config import Online, RunConfig, Start
 from scaledq.run.evaluate import episode_returns
 from scaledq.run.folder import Run, write_run
 from scaledq.run.train import train
@@ -32,7 +33,10 @@ class FineTuning:
     """A new task for a trained network, and what becomes of what it knew."""
 
     task: str
-    stores: tuple[str, ...]
+    stores: tuple[str, ...] = ()
+    """None where it learns online."""
+    frames: int = 0
+    """Emulator frames that it plays and learns from; 0: it learns from logs."""
     fraction: float = 1.0
     """Of each log, drawn uniformly once; 0.01 in the paper."""
     frozen: bool = False
@@ -50,6 +54,10 @@ class FineTuning:
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
             raise ConfigError(f"--fraction must lie in (0, 1], got {self.fraction}")
+        if self.frames < 0 or (self.frames and self.stores):
+            raise ConfigError("--online makes its own data: give --frames above 0, and no --store")
+        if self.frames and (self.fraction < 1 or self.replay):
+            raise ConfigError("--fraction and --replay choose from logs, and --online has none")
         if not 0 < self.replay_share < 1:
             raise ConfigError(f"--replay-share must lie in (0, 1), got {self.replay_share}")
         if self.from_scratch and (self.frozen or self.keep or self.replay):
@@ -78,12 +86,15 @@ def finetuned(source: Run, how: FineTuning, *, base: RunConfig | None = None) ->
     start = Start(
         run=str(source.folder), parts="all" if old else "encoder", frozen=how.frozen, keep=kept
     )
+    online = _online(cfg, how.frames) if how.frames else None
+    steps = _updates(online, how.frames) if online else min(cfg.steps, STEPS)
     return replace(
         cfg,
+        online=online,
         tasks=(how.task, *replayed),
         stores=how.stores,
         view=_view(how, replayed),
-        steps=min(cfg.steps, STEPS),
+        steps=steps,
         seed=how.seed,
         start=Start() if how.from_scratch else start,
     )
@@ -97,7 +108,7 @@ def finetune(cfg: RunConfig, out: Path | str = "runs", *, resume: bool = False) 
       ScaledQError: any of `train`'s own.
     """
     task = cfg.tasks[0]
-    if cfg.stores:
+    if not cfg.online:
         found = int(assemble.loader(cfg).sizes[0])
         if found < cfg.batch_size:
             raise DataError(
@@ -105,7 +116,7 @@ def finetune(cfg: RunConfig, out: Path | str = "runs", *, resume: bool = False) 
                 "larger --fraction, more logs or a smaller --batch-size"
             )
     run = train(cfg, out, resume=resume)
-    if cfg.stores and "reference" not in run.facts:
+    if not cfg.online and "reference" not in run.facts:
         scores = reference([open_store(path) for path in cfg.stores], task)
         run = replace(run, facts={**run.facts, "reference": {task: scores}})
         write_run(run)
@@ -158,6 +169,31 @@ def _based(source: Run, base: RunConfig | None) -> RunConfig:
         )
     transitions = replace(base.transitions, stack=own.transitions.stack)
     return replace(base, encoder=own.encoder, transitions=transitions)
+
+
+def _online(cfg: RunConfig, frames: int) -> Online:
+    """How it plays: as DQN-Replay was recorded, or by the run's own rules if those are not the
+    paper's. The first tenth of a short budget, and at most 20,000 steps, only fill the ring."""
+    online = cfg.online or Online()
+    if cfg.online is None and cfg.protocol != SCALED_QL:
+        online = replace(online, protocol=cfg.protocol)
+    steps = frames // online.protocol.frame_skip
+    replay = online.replay
+    ring = replace(replay.ring, capacity=min(replay.ring.capacity, max(2 * steps, 1_000)))
+    warmup = min(replay.warmup, max(1, steps // 10))
+    return replace(online, replay=replace(replay, ring=ring, warmup=warmup))
+
+
+def _updates(online: Online, frames: int) -> int:
+    """What so many frames of play earn."""
+    replay, skip = online.replay, online.protocol.frame_skip
+    updates = (frames // skip - replay.warmup) // replay.train_every
+    if updates < 1:
+        raise ConfigError(
+            f"--frames {frames:,}: too few for one update: {replay.warmup} steps of {skip} frames "
+            f"fill the ring, and an update takes {replay.train_every} more"
+        )
+    return updates
 
 
 def _named(source: Run, tasks: tuple[str, ...], option: str) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from scaledq.core.errors import ConfigError, RunError
 from scaledq.core.files import locked
 from scaledq.play.envs import Fleet
+from scaledq.play.envs import make as make_envs
 from scaledq.play.versions import versions
 from scaledq.run import assemble
 from scaledq.run.checkpoint import save_weights
@@ -20,7 +21,7 @@ from scaledq.run.config import Online, RunConfig
 from scaledq.run.dqn import DQNConfig
 from scaledq.run.folder import RUN, WEIGHTS, Run, open_run, surroundings, write_run
 from scaledq.run.replay import ReplayAgent
-from scaledq.run.start import identified, kept_tasks, take_over
+from scaledq.run.start import hold_back, identified, kept_tasks, take_over
 
 STORE = "store"
 """The folder of the run's own logs, in its folder."""
@@ -57,7 +58,8 @@ def train_online(
         print(f"already finished: {folder}", file=sys.stderr)
         return open_run(folder)
     for task in cfg.tasks:
-        versions(task)  # An unknown task is refused before there is a folder.
+        versions(task)  # What is unknown, or no such variant, is refused before there is a folder.
+        make_envs(task, 1, cfg.online.protocol, threads=1).close()
     plan = planned(cfg, online)
 
     def make(fleet: Fleet) -> ReplayAgent:
@@ -103,6 +105,7 @@ def _prepare(cfg: RunConfig, plan: CollectConfig, fleet: Fleet, folder: Path) ->
     net = assemble.network(cfg, tasks)
     taken = take_over(net, cfg, tasks, data="")
     learner = assemble.learner(cfg, tasks, device=assemble.device(), net=net)
+    hold_back(learner, cfg)
     agent = assemble.dqn(
         behaviour,
         fleet.tasks,

@@ -11,8 +11,11 @@ from scaledq.learn.objective import ScaledQL
 from scaledq.learn.optim import OptimConfig
 from scaledq.learn.td import MSE, TDError
 from scaledq.nets.head import NeckConfig
-from scaledq.run.config import Encoder, RunConfig
+from scaledq.run.config import Encoder, RunConfig, Start
 from scaledq.study.spec import Scale
+
+FRAMES = 3_000_000
+"""Of online fine-tuning (section 5.2)."""
 
 
 def online_c51(scale: Scale) -> RunConfig:
@@ -32,6 +35,35 @@ def online_dqn(scale: Scale) -> RunConfig:
     td = MSE(unitary=False, huber=1.0)
     run = _online(scale, td, batch_size=32, n_step=1, target_every=2_000, lr=6.25e-5)
     return _plain(replace(run, optim=replace(run.optim, eps=1.5e-4)), scale.encoders.nature)
+
+
+def finetune_online(scale: Scale) -> RunConfig:
+    """Scaled QL that learns from its own play, at best with --start.run RUN (figure 8)."""
+    run = scale.run
+    steps = min(run.steps, FRAMES // scale.online.protocol.frame_skip // 4)
+    return replace(run, view=RunConfig(tasks=run.tasks).view, online=scale.online, steps=steps)
+
+
+def finetune_online_on_mae(scale: Scale) -> RunConfig:
+    """The same on the frozen encoder of a `mae` run: --start.run RUN (figure 8)."""
+    run = finetune_online(scale)
+    return replace(run, encoder=scale.encoders.vit, start=Start(of="mae", frozen=True))
+
+
+def finetune_online_thawed(scale: Scale) -> RunConfig:
+    """Online, on an encoder that rests for the first fifth: --start.run RUN (beyond section 6)."""
+    run = finetune_online(scale)
+    return replace(run, start=Start(frozen=True, thaw=max(1, run.steps // 5)))
+
+
+def finetune_online_annealed(scale: Scale) -> RunConfig:
+    """Online, with a conservative weight that falls from ten times its size to 0 by half-time."""
+    run = finetune_online(scale)
+    assert isinstance(run.objective, ScaledQL)
+    objective = replace(
+        run.objective, alpha=10 * run.objective.alpha, alpha_steps=max(1, run.steps // 2)
+    )
+    return replace(run, objective=objective)
 
 
 def _online(

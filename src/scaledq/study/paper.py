@@ -164,7 +164,7 @@ FIG7 = Study(
 ONLINE = (
     Arm(label=OURS, recipe="finetune_online", start="scaled_ql"),
     Arm(label=FROM_SCRATCH, recipe="finetune_online"),
-    Arm(label="MAE", recipe="finetune_online", start="mae", frozen=True),
+    Arm(label="MAE", recipe="finetune_online_on_mae", start="mae", frozen=True),
     Arm(label="Single-game DQN", recipe="online_dqn"),
 )
 FIG8 = Study(

@@ -15,7 +15,15 @@ from scaledq.learn.iql import IQL
 from scaledq.learn.td import MSE, QuantileRegression, TDError
 from scaledq.nets.mlp import MLPConfig
 from scaledq.run.config import Encoder, RunConfig, Start
-from scaledq.study.online import online_c51, online_c51_resnet, online_dqn
+from scaledq.study.online import (
+    finetune_online,
+    finetune_online_annealed,
+    finetune_online_on_mae,
+    finetune_online_thawed,
+    online_c51,
+    online_c51_resnet,
+    online_dqn,
+)
 from scaledq.study.spec import Recipe, Scale
 
 
@@ -319,5 +327,9 @@ RECIPES: dict[str, Recipe] = {
         online_c51,
         online_c51_resnet,
         online_dqn,
+        finetune_online,
+        finetune_online_on_mae,
+        finetune_online_thawed,
+        finetune_online_annealed,
     )
 }
