@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install quickstart test fuzz check clean
+.PHONY: install quickstart test fuzz studies check clean
 
 install: $(VENV)/installed
 
@@ -23,6 +23,9 @@ test: install  ## What CI runs.
 
 fuzz: install  ## 1,000 broken files of every source format; CI makes 150 of each.
 	SCALEDQ_FUZZ=1000 $(BIN)/pytest -q tests/data/sources/test_fuzz.py
+
+studies: install  ## Every study at smoke scale, and one on Ray; CI runs three.
+	SCALEDQ_STUDIES=all $(BIN)/pytest -q tests/study/test_studies.py
 
 check: test
 

@@ -189,3 +189,46 @@ def test_a_folder_that_is_no_study_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(RunError, match="unknown study 'fig99'"):
         draw_study(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("fig99",), "unknown study 'fig99'; did you mean fig"),
+        (("table1", "--scale", "mnii"), "did you mean mini"),
+        (
+            ("table1", "--scale", "smoke"),
+            "needs --store DIR; its logs are made by: scaledq collect",
+        ),
+        (("table1", "--scale", "smoke", "--seeds", "-1"), "--seeds: need at least 1"),
+        (("table1", "--scale", "smoke", "--store", "nowhere", "--dry-run"), "no store at nowhere"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    words: tuple[str, ...],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as left:
+        main(["study", *words])
+    said = capsys.readouterr().err
+    assert left.value.code == 1
+    assert said.startswith("scaledq: error: ")
+    assert says in said
+    assert said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_lists_and_leaves_nothing(
+    logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["study", "table1", "--scale", "smoke", "--store", str(logs), "--dry-run"])
+    said = capsys.readouterr().out
+    assert said.count("to do") == 4
+    assert "4 runs, 0 done; about" in said
+    assert not list(tmp_path.iterdir())
