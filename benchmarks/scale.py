@@ -49,7 +49,7 @@ def write_log(store: Path, task: Task, rows: int, rng: np.random.Generator) -> N
     zarr.create(zarr.below(place, "frames"), shape, "uint8", block=SHARD, chunk=zarr.CHUNK)
     last = rows % SHARD or SHARD
     whole, rest = (zarr.checksum(np.zeros((k, *task.frame_shape), "uint8")) for k in (SHARD, last))
-    checksums = {"frames": (whole,) * (-(-rows // SHARD) - 1) + (rest,)}
+    checksums: dict[str, tuple[int, ...]] = {"frames": (whole,) * (-(-rows // SHARD) - 1) + (rest,)}
     block = SHARD * COLUMN_SHARDS
     for name, values in columns.items():
         there = zarr.below(place, name)
