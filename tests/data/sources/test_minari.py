@@ -265,3 +265,53 @@ def test_a_file_that_points_out_of_itself_or_is_absurdly_large_is_refused(tmp_pa
                 group.create_dataset("rewards", (1 << 40,), "f8", chunks=(1 << 10,))
         with pytest.raises(DataError, match=fault):
             ingest(folder, tmp_path / "store")
+
+
+def film(root: Path, *, axis: int, broken: bool = False) -> np.ndarray:
+    """A dataset of stacks of 4 over two episodes of 9 frames; the single frames, [18 5 6]."""
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (2, 9, 5, 6), np.uint8)
+    padded = np.concatenate([np.repeat(frames[:, :1], 3, 1), frames], 1)
+    stacks = np.stack([padded[:, i : i + 9] for i in range(4)], 2)
+    stacks[1, 4, 0, 0, 0] += broken
+    stacks = stacks if axis == 0 else np.moveaxis(stacks, 2, -1)
+    box = gym.spaces.Box(0, 255, stacks.shape[2:], np.uint8)
+    storage = MinariStorage.new(root, box, gym.spaces.Discrete(3), jpeg_encoding=False)
+    storage.update_metadata({"dataset_id": "film-v0", "minari_version": minari.__version__})
+    last = np.arange(8) == 7
+    for episode in stacks:
+        columns = {"actions": [1] * 8, "rewards": [0.5] * 8, "truncations": [False] * 8}
+        storage.update_episodes(
+            [EpisodeBuffer(observations=list(episode), terminations=list(last), **columns)]
+        )
+    return frames.reshape(18, 5, 6)
+
+
+@pytest.mark.parametrize(("name", "axis"), [("first", 0), ("last", -1)])
+def test_stacks_that_overlap_become_single_frames_and_are_exported_so(
+    tmp_path: Path, name, axis
+) -> None:
+    frames = film(tmp_path / "film", axis=axis)
+    source = Minari(source=str(tmp_path / "film"), stack=4, stack_axis=name)
+    (piece,) = source.pieces()
+    manifest = piece.write(str(tmp_path / "store"), nothing)
+    (log,) = open_store(tmp_path / "store")["film-v0"]
+    np.testing.assert_array_equal(log.frames.read().result(), frames)
+    assert manifest.extra["stacks_overlap"] is True
+    export_minari(tmp_path / "store", tmp_path / "again", task="film-v0")
+    (single,) = Minari(source=str(tmp_path / "again")).pieces()
+    assert single.write(str(tmp_path / "back"), nothing).digest == manifest.digest
+
+
+def test_stacks_that_do_not_overlap_stay_and_what_is_no_stack_is_one_error(tmp_path: Path) -> None:
+    film(tmp_path / "film", axis=0, broken=True)
+    (piece,) = Minari(source=str(tmp_path / "film"), stack=4).pieces()
+    manifest = piece.write(str(tmp_path / "store"), nothing)
+    assert (manifest.task.frame_shape, manifest.extra["stacks_overlap"]) == ((4, 5, 6), False)
+    (piece,) = Minari(source=str(tmp_path / "film"), stack=3).pieces()
+    with pytest.raises(DataError, match="no stack of 3 in its first axis; leave out the stack"):
+        piece.write(str(tmp_path / "other"), nothing)
+    write(tmp_path / "x", SPACES["parts"])
+    (piece,) = Minari(source=str(tmp_path / "x"), stack=4).pieces()
+    with pytest.raises(DataError, match="leave out the stack"):
+        piece.write(str(tmp_path / "parts"), nothing)

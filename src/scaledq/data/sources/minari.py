@@ -10,7 +10,8 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -19,9 +20,10 @@ import gymnasium as gym
 import numpy as np
 
 from scaledq.core.config import config
-from scaledq.core.errors import DataError, suggest
+from scaledq.core.errors import ConfigError, DataError, suggest
 from scaledq.core.task import Task
 from scaledq.data.manifest import Manifest
+from scaledq.data.sources import stacks
 from scaledq.data.sources.folder import Folder, filesystem, reading
 from scaledq.data.sources.piece import Rows, write_rows
 
@@ -40,6 +42,14 @@ class Minari:
     """A dataset's folder, a folder of datasets, or the id of one that Minari has downloaded."""
     tasks: tuple[str, ...] = ()
     """Names to read, of those found: a dataset's id with `/` written as `-`; all by default."""
+    stack: int = 0
+    """If more than 1: each observation is a stack of so many frames, the newest last. It becomes a
+    single frame if the stacks overlap, as they do in a video, and stays as it is if not."""
+    stack_axis: Literal["first", "last"] = "first"
+
+    def __post_init__(self) -> None:
+        if self.stack < 0 or self.stack == 1:
+            raise ConfigError(f"minari: need stack >= 2 (or 0: none), got {self.stack}")
 
     def pieces(self) -> tuple["Dataset", ...]:
         """One log for each dataset.
@@ -53,7 +63,8 @@ class Minari:
         unknown = sorted(set(self.tasks) - names)
         if unknown:
             raise DataError(f"{self.source} has no {unknown[0]!r}; {suggest(unknown[0], names)}")
-        return tuple(dataset for dataset in found if dataset.task in (self.tasks or names))
+        how = {"stack": self.stack, "stack_axis": self.stack_axis}
+        return tuple(replace(one, **how) for one in found if one.task in (self.tasks or names))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +79,8 @@ class Dataset:
     jpeg: bool
     origin: str
     """JSON of the metadata's KEY."""
+    stack: int = 0
+    stack_axis: str = "first"
 
     @property
     def task(self) -> str:
@@ -87,15 +100,49 @@ class Dataset:
 
     @property
     def source(self) -> dict[str, str]:
-        return {"kind": "minari", "location": self.folder, "dataset": self.identity}
+        about = {"kind": "minari", "location": self.folder, "dataset": self.identity}
+        if self.stack:
+            about |= {"stack": str(self.stack), "stack_axis": self.stack_axis}
+        return about
 
     def write(self, store: str, told: Callable[[int], None]) -> Manifest:
         """See Piece."""
         reader = Reader(self)
         with _local(self.folder) as folder:
-            rows = reader.rows(folder)
-            extra = reader.extra
-            return write_rows(self, store, reader.task, rows, told=told, extra=extra)
+            single = self.stack > 1 and self._overlap(folder)
+            task, rows, extra = reader.task, reader.rows(folder), reader.extra
+            if self.stack:
+                extra = partial(self._told, reader, single=single)
+            if single:
+                rows = (r._replace(frames=self._stacks(r.frames)[:, -1]) for r in rows)
+                task = replace(task, frame_shape=self._single(reader).shape)
+            return write_rows(self, store, task, rows, told=told, extra=extra)
+
+    def _overlap(self, folder: Path) -> bool:
+        """Whether the newest frame of each stack says it all; reads the whole dataset."""
+        blocks = (self._stacks(rows.frames) for rows in Reader(self).rows(folder))
+        return stacks.overlap((block, np.arange(len(block)) == 0) for block in blocks)
+
+    def _stacks(self, frames: np.ndarray) -> np.ndarray:
+        with reading(f"{self.folder}: observations", "leave out the stack"):
+            axis = 0 if self.stack_axis == "first" else -1
+            return stacks.unstack(frames, size=self.stack, axis=axis)
+
+    def _single(self, reader: "Reader") -> gym.spaces.Box:
+        """The space of one frame of a stack."""
+        box = reader.observations
+        if not isinstance(box, gym.spaces.Box):
+            raise DataError(f"{self.folder}: {box} holds no stack of frames; leave out the stack")
+        low, high = (self._stacks(bound[None])[0, -1] for bound in (box.low, box.high))
+        return gym.spaces.Box(low, high, dtype=box.dtype.type)
+
+    def _told(self, reader: "Reader", *, single: bool) -> dict[str, Any]:
+        from minari.serialization import serialize_space
+
+        told = reader.extra() | {"stack": self.stack, "stacks_overlap": single}
+        return told | (
+            {"observation_space": serialize_space(self._single(reader))} if single else {}
+        )
 
 
 class Reader:
