@@ -47,6 +47,7 @@ def export_minari(
     identity = dataset or str(origin.get("dataset", f"scaledq/{task.replace(':', '-')}-v0"))
     observations, actions = _spaces(chosen, origin)
     episodes = Episodes(chosen, observations, actions, origin)
+    root = root.absolute()  # Minari joins a relative path to itself where it adds up sizes
     target = root / identity / "data"
     if ".." in Path(identity).parts or target.exists():
         raise DataError(f"cannot write {target}: it exists, or leads elsewhere; choose another id")
