@@ -62,8 +62,8 @@ class Plan:
     def selections(self, key: str) -> tuple[Selection, ...]:
         """The ways in which this job's policy is played; none where it only lends its weights."""
         own: Selection = self.jobs[key].config.selection
-        found = (e.arm.selection or own for e in self.entries if key in e.jobs)
-        return tuple(dict[Selection, None].fromkeys(found))
+        found: list[Selection] = [e.arm.selection or own for e in self.entries if key in e.jobs]
+        return tuple(dict.fromkeys(found))
 
     def arms(self, key: str) -> tuple[str, ...]:
         """The labels of the arms that this job is for."""

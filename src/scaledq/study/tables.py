@@ -89,21 +89,15 @@ def untrained(run: Run) -> str:
 def summary(results: Results) -> Table:
     """A row an arm: ours, the published, and what ours was made with."""
     study = results.plan.study
-    tasks = next(iter(results.panels.values())).tasks
-    agreed = len(scores.agreed(tasks))
-    extra = study.normal == "human" and 0 < agreed < len(tasks)
-    name = "raw score" if study.normal == "raw" else f"{study.normal}-normalised {study.statistic}"
-    columns = [Column("arm"), Column("data"), Column(name, digits=3)]
-    columns += [Column(f"of {agreed} with an agreed human score", digits=3)] if extra else []
+    columns = [Column("arm"), Column("data"), *_heads(results)]
     columns += [Column("paper", digits=3), Column("printed in"), Column("seeds"),
                 Column("parameters"), Column("steps"), Column("batch"), Column("transitions"),
                 Column("hours a run", digits=2), Column("scale"), Column("hardware")]  # fmt: skip
     rows: list[tuple[Cell, ...]] = []
     for arm in study.arms:
         known = arm.panel in results.panels and arm in results.arms(arm.panel)
-        cells: list[Cell] = [arm.label, arm.panel]
-        cells += [results.estimate(arm) if known and study.normal != "raw" else None]
-        cells += [results.agreed(arm) if known else None] if extra else []
+        ours = _ours(results, arm) if known else (None,) * len(_heads(results))
+        cells: list[Cell] = [arm.label, arm.panel, *ours]
         cells += [arm.published.value if arm.published else None,
                   arm.published.source if arm.published else "—"]  # fmt: skip
         rows.append((*cells, *_made(results, arm)))
@@ -112,6 +106,35 @@ def summary(results: Results) -> Table:
         f"95 % bootstrap intervals. Protocol: {_protocol(results)}"
     )
     return Table(name="summary", caption=caption, columns=tuple(columns), rows=tuple(rows))
+
+
+def _heads(results: Results) -> list[Column]:
+    """Of our own numbers: the statistic, or each task's raw score where no statistic has sense."""
+    study, tasks = results.plan.study, next(iter(results.panels.values())).tasks
+    if study.normal == "raw":
+        return [Column(f"{task}, raw score") for task in tasks]
+    heads = [Column(f"{study.normal}-normalised {study.statistic}", digits=3)]
+    agreed = len(scores.agreed(tasks))
+    if study.normal == "human" and 0 < agreed < len(tasks):
+        heads.append(Column(f"of {agreed} with an agreed human score", digits=3))
+    return heads
+
+
+def _ours(results: Results, arm: Arm) -> tuple[Cell, ...]:
+    """The numbers below `_heads`."""
+    found = results.panels[arm.panel]
+    if results.plan.study.normal == "raw":
+        return tuple(
+            found.estimate(
+                arm.label,
+                task,
+                rng=results.rng("raw", arm.label, task),
+                resamples=results.resamples,
+            )
+            for task in found.tasks
+        )
+    both: tuple[Cell, ...] = (results.estimate(arm), results.agreed(arm))
+    return both[: len(_heads(results))]
 
 
 def _made(results: Results, arm: Arm) -> tuple[Cell, ...]:
