@@ -88,6 +88,7 @@ def test_a_run_is_trained_played_watched_and_reported(trained: Path, tmp_path: P
         (("train", "scaled_ql", "--scale", "huge"), "quick"),
         (("train", "scaled_ql", "--store", "s", "--optim.lr", "-1"), "lr"),
         (("evaluate", "nowhere"), "is not a run"),
+        (("finetune", "nowhere", "--task", "Pong", "--store", "s"), "is not a run"),
         (("inspect", "nowhere"), "nowhere"),
         (("report", "nowhere"), "is not a run"),
         (("watch", "nowhere", "--task", "Pong"), "is not a run"),

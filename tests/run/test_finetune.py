@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from scaledq.core.atari import games
 from scaledq.core.errors import ConfigError, DataError, RunError, ScaledQError, TaskError
 from scaledq.core.protocol import Protocol
 from scaledq.data.loader import Transitions
@@ -22,7 +23,7 @@ from scaledq.nets.mlp import MLPConfig
 from scaledq.play.toy import random_log, task
 from scaledq.run import assemble
 from scaledq.run.config import RunConfig, Start
-from scaledq.run.evaluate import evaluate
+from scaledq.run.evaluate import evaluate, normalised
 from scaledq.run.finetune import (
     FineTuning,
     best_in_data,
@@ -257,3 +258,14 @@ def test_an_encoder_alone_needs_a_recipe_and_forgetting_something_in_common(
     run = finetune(finetuned(pretrained, how(store), base=base), tmp_path)
     with pytest.raises(RunError, match="--keep or --replay"):
         forgetting(source, run, episodes=1)
+
+
+def test_scores_are_normalised_by_human_dqn_and_the_best_in_the_data() -> None:
+    """Freeway: random play 0, a human 29.6; halfway to each is one half."""
+    game = games()["Freeway"]
+    assert game.dqn_best is not None
+    for top, name in ((game.human, "human"), (game.dqn_best, "DQN"), (20.0, "best in its data")):
+        halfway = game.random + (top - game.random) / 2
+        assert normalised("Freeway", halfway, {"data_best": 20.0})[name] == pytest.approx(0.5)
+    assert set(normalised("Freeway", 1.0, {})) == {"human", "DQN"}
+    assert normalised("Freeway:m1d0", 1.0, {"data_best": 2.0}) == {}

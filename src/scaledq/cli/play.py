@@ -31,8 +31,9 @@ class Evaluate:
         from scaledq.run.evaluate import evaluate
         from scaledq.run.folder import open_run
 
+        run = open_run(self.run)
         rows = evaluate(
-            open_run(self.run),
+            run,
             tasks=self.tasks,
             episodes=self.episodes,
             protocol=preset(self.protocol) if self.protocol else None,
@@ -43,8 +44,18 @@ class Evaluate:
         by_task: dict[str, list[float]] = {}
         for row in rows:
             by_task.setdefault(row.task, []).append(row.score)
-        means = {task: f"{sum(s) / len(s):,.1f}" for task, s in by_task.items()}
-        print_table(f"mean score of {self.episodes}, {rows[0].protocol}", means)
+        means = {task: sum(scores) / len(scores) for task, scores in by_task.items()}
+        known = run.facts.get("reference", {})
+        said = {task: _said(task, mean, known.get(task, {})) for task, mean in means.items()}
+        print_table(f"mean score of {self.episodes}, {rows[0].protocol}", said)
+
+
+def _said(task: str, score: float, reference: dict[str, float]) -> str:
+    from scaledq.run.evaluate import normalised
+
+    shares = normalised(task, score, reference)
+    parts = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
+    return f"{score:,.1f}  (normalised: {parts})" if parts else f"{score:,.1f}"
 
 
 @dataclass

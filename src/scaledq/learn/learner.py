@@ -104,18 +104,18 @@ class Learner:
     def losses(self, batch: Batch | Windows) -> tuple[Tensor, dict[str, Tensor]]:
         """Per-sample loss and its terms: all forward passes of a step, and nothing else."""
         moving = isinstance(self.objective, ScaledQL) and self.objective.alpha_steps
-        losses: Callable[..., Loss] = self._now() if moving else self._losses
+        losses = self._now() if moving else self._losses
         return losses(self.forward, self.target_net or self.forward, batch)
 
     def own_losses(self, batch: Batch | Windows) -> tuple[Tensor, dict[str, Tensor]]:
         """As `losses`, but by this process alone: no other rank takes part."""
-        losses: Callable[..., Loss] = self._now()
+        losses = self._now()
         return losses(self.net, self.target_net or self.net, batch)
 
-    def _now(self) -> Objective:
+    def _now(self) -> Callable[..., Loss]:
         """The objective of this update."""
         objective = self.objective
-        return objective.at(self.step) if isinstance(objective, ScaledQL) else objective
+        return (objective.at(self.step) if isinstance(objective, ScaledQL) else objective).__call__
 
     def check(self) -> None:
         """Waits for the device; for logging steps, and before a checkpoint is written.

@@ -1,11 +1,12 @@
 """What a run's policy scores when it plays, and what the behaviour in its logs scored."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from pydantic import TypeAdapter
 
+from scaledq.core.atari import games
 from scaledq.core.config import from_json, to_json
 from scaledq.core.errors import TaskError, suggest
 from scaledq.core.progress import Progress
@@ -158,3 +159,23 @@ def behaviour_rows(
                     )
                 )
     return rows
+
+
+def normalised(task: str, score: float, reference: Mapping[str, float]) -> dict[str, float]:
+    """A raw score with random play at 0: `human` and `DQN` (best published iteration, as Lee et
+    al., 2022) at 1, and the `best in its data` where that is known of the run. Atari games in
+    their default mode only: nobody has published random play of others.
+
+    Args:
+      reference: what `finetune` noted of the task in the run's facts; may be empty.
+    """
+    game = games().get(task)
+    if game is None:
+        return {}
+    tops = {
+        "human": game.human,
+        "DQN": game.dqn_best,
+        "best in its data": reference.get("data_best"),
+    }
+    spans = {name: top - game.random for name, top in tops.items() if top is not None}
+    return {n: (score - game.random) / span for n, span in spans.items() if span > 0}

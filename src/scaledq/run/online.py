@@ -59,7 +59,7 @@ def train_online(
         return open_run(folder)
     for task in cfg.tasks:
         versions(task)  # What is unknown, or no such variant, is refused before there is a folder.
-        make_envs(task, 1, cfg.online.protocol, threads=1).close()
+        make_envs(task, 1, online.protocol, threads=1).close()
     plan = planned(cfg, online)
 
     def make(fleet: Fleet) -> ReplayAgent:
