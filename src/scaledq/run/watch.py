@@ -68,7 +68,10 @@ class Watch:
         except RuntimeError:
             return "the process that all ranks met at (torchrun, or rank 0) has died"
         dead = [rank for rank in range(self.world) if before[rank][0] == after[rank][0]]
-        gone = [f"rank {rank} of {self.world} ({after[rank][3]}) has died" for rank in dead]
+        gone = [
+            f"rank {rank} of {self.world} ({after[rank][3]}) has died or is cut off"
+            for rank in dead
+        ]
         return "; ".join(gone) if gone else None
 
     def close(self) -> None:
