@@ -155,7 +155,7 @@ def test_a_signal_to_any_rank_stops_all_with_a_checkpoint(
 @pytest.mark.parametrize(
     ("number", "words"),
     [
-        (signal.SIGKILL, "rank 1 of 2 .* has died"),
+        (signal.SIGKILL, "rank 1 of 2 .* gives no sign of life: it has died"),
         (signal.SIGSTOP, "no progress for 4 s: rank 1 of 2 .* does not answer at step"),
     ],
 )

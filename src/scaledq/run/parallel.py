@@ -206,7 +206,7 @@ def _join(device: str, rank: int, world: int, timeout: float) -> Ranks:
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(device)
-    limit = timedelta(seconds=timeout)
+    limit = timedelta(seconds=1.5 * timeout + 10)  # the watch speaks first: it knows names
     place = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
 
     def meet(name: str, *, host: bool = False) -> Store:

@@ -69,7 +69,8 @@ class Watch:
             return "the process that all ranks met at (torchrun, or rank 0) has died"
         dead = [rank for rank in range(self.world) if before[rank][0] == after[rank][0]]
         gone = [
-            f"rank {rank} of {self.world} ({after[rank][3]}) has died or is cut off"
+            f"rank {rank} of {self.world} ({after[rank][3]}) gives no sign of life: it has died, "
+            "hangs or is cut off"
             for rank in dead
         ]
         return "; ".join(gone) if gone else None
@@ -96,7 +97,8 @@ class Watch:
     def _all(self) -> list[tuple[int, int, str, str]]:
         """(beats, step, doing, name) of every rank."""
         with self._lock:
-            return [json.loads(self.store.get(f"beat/{rank}")) for rank in range(self.world)]
+            words = [json.loads(self.store.get(f"beat/{rank}")) for rank in range(self.world)]
+        return [(beats, step, doing, name) for beats, step, doing, name in words]
 
     def _watch(self) -> None:
         while not self._closed.wait(min(BEAT, self.timeout / 4)):
