@@ -29,7 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 from scaledq.core.errors import RunError, ScaledQError
 from scaledq.nets.transformer import Transformer
 from scaledq.run.signals import Interrupted
-from scaledq.run.watch import Watch
+from scaledq.run.watch import LINGER, Watch
 
 TIMEOUT = 600.0
 """Seconds: longer than any compilation, shorter than anybody wants to pay for a hung cluster."""
@@ -187,7 +187,7 @@ def _telling(ranks: Ranks) -> Iterator[None]:
     except ScaledQError as error:
         ranks.watch.fail(str(error))
         if ranks.first and not _agent_keeps_store():
-            time.sleep(2)  # the others read it from the store that ends with this process
+            time.sleep(LINGER)
         error.args = (f"rank {ranks.rank}: {error}",)
         raise
     except RuntimeError as error:

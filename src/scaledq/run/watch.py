@@ -20,6 +20,8 @@ BEAT = 1.0
 SILENT = 4.0
 """Seconds without one after which a process is gone, once a connection to it broke."""
 LOADING, COMPUTING = "waiting for data", "computing"
+LINGER = 4.0
+"""Seconds that a failing rank which keeps the store itself stays, so that all hear why it leaves."""
 
 
 class Watch:
@@ -101,15 +103,17 @@ class Watch:
         return [(beats, step, doing, name) for beats, step, doing, name in words]
 
     def _watch(self) -> None:
+        told: list[str] = []
         while not self._closed.wait(min(BEAT, self.timeout / 4)):
             try:
                 self._beat()
-                late = time.monotonic() - self._since > self.timeout
-                if late and not self._closed.is_set():
+                if told:  # for a beat already: this rank waits for one that has left
+                    self._end("; ".join(told))
+                told = self._fates()
+                if time.monotonic() - self._since > self.timeout:
                     self._end(self._laggard())
             except RuntimeError:
-                if not self._closed.is_set():
-                    self._end("the process that all ranks met at (torchrun, or rank 0) has died")
+                self._end("the process that all ranks met at (torchrun, or rank 0) has died")
 
     def _laggard(self) -> str:
         """Who stands farthest behind; a rank that cannot even beat is farther behind than all."""
@@ -129,6 +133,8 @@ class Watch:
 
     def _end(self, reason: str) -> None:
         """The main thread cannot be woken from a collective: the process ends here."""
+        if self._closed.is_set():
+            return
         print(
             f"scaledq: error: rank {self.rank}: {reason}; go on from the newest checkpoint with "
             "--resume",
