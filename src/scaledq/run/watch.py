@@ -21,7 +21,7 @@ SILENT = 4.0
 """Seconds without one after which a process is gone, once a connection to it broke."""
 LOADING, COMPUTING = "waiting for data", "computing"
 LINGER = 4.0
-"""Seconds that a failing rank which keeps the store itself stays, so that all hear why it leaves."""
+"""Seconds that a failing rank which keeps the store itself stays, so that all hear its reason."""
 
 
 class Watch:
@@ -110,10 +110,15 @@ class Watch:
                 if told:  # for a beat already: this rank waits for one that has left
                     self._end("; ".join(told))
                 told = self._fates()
-                if time.monotonic() - self._since > self.timeout:
-                    self._end(self._laggard())
+                if self._late():
+                    reason = self._laggard()
+                    if self._late():  # still, after asking twice who lives
+                        self._end(reason)
             except RuntimeError:
                 self._end("the process that all ranks met at (torchrun, or rank 0) has died")
+
+    def _late(self) -> bool:
+        return time.monotonic() - self._since > self.timeout
 
     def _laggard(self) -> str:
         """Who stands farthest behind; a rank that cannot even beat is farther behind than all."""
