@@ -13,6 +13,7 @@ from scaledq.cli.bench import Bench
 from scaledq.cli.data import Collect, ExportMinari, Ingest, Inspect
 from scaledq.cli.finetune import Finetune
 from scaledq.cli.play import Evaluate, Report, Watch
+from scaledq.cli.select import Select
 from scaledq.cli.serve import Export, Serve
 from scaledq.cli.study import Study
 from scaledq.cli.train import Quickstart, Train
@@ -27,6 +28,7 @@ Verb = Annotated[
     | Train
     | Finetune
     | Evaluate
+    | Select
     | Study
     | Report
     | Watch
@@ -59,7 +61,7 @@ def _plain(args: list[str]) -> list[str]:
 
 def _run(args: list[str]) -> None:
     verb, rest = tyro.cli(Verb, args=args, return_unknown_args=True, prog="scaledq")
-    if isinstance(verb, Train | Finetune | Collect | Ingest | Serve):
+    if isinstance(verb, Train | Finetune | Collect | Ingest | Select | Serve):
         verb(tuple(rest))
         return
     if rest:

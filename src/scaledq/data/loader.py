@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Generator, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ from scaledq.core.task import Task
 from scaledq.data import zarr
 from scaledq.data.columns import Columns
 from scaledq.data.reader import Plan
+from scaledq.data.rows import START, USABLE
 from scaledq.data.sampler import draws, sample
 from scaledq.data.sequences import Sequences
 from scaledq.data.store import Log, Store
@@ -146,6 +148,7 @@ class Loader:
         self._columns = Columns.load([piece for group in pieces for piece in group])
         self._reader = transitions.reader(self._columns)
         edges = self._columns.offsets[np.cumsum([0, *map(len, pieces)])].tolist()
+        self._edges = edges
         among, lacking = self._reader.choosable, self._reader.lacking
         self._selections = [
             select(view, self._columns, first, last, task=task.name, among=among, lacking=lacking)
@@ -202,6 +205,35 @@ class Loader:
         known = found.ended | ((found.steps == n) & (t.gamma**n <= NEGLIGIBLE))
         return torch.from_numpy(np.where(known, found.reward, np.nan).astype(np.float32))
 
+    def episodes(self, step: int) -> np.ndarray:
+        """Which episode, counted over all logs, each row of `batch(step)` is of: int64 [B]."""
+        return np.searchsorted(self._starts, self._rows(step)[1], side="right") - 1
+
+    def beginnings(self, task: int, most: int) -> "Beginnings":
+        """The beginnings of at most `most` of a task's episodes, evenly over its logs."""
+        t = self._transitions
+        assert isinstance(t, Transitions), "of transitions only"
+        first, last = self._edges[task : task + 2]
+        rows = self._starts[(self._starts >= first) & (self._starts < last)]
+        rows = rows[(self._columns.flags[rows] & USABLE) > 0]
+        rows = rows[
+            np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int))
+        ]
+        piece, at = self._columns.locate(rows)
+        logs = [self._columns.pieces[p][0] for p in piece]
+        reads = [
+            log.read("frames", row, row + 1) for log, row in zip(logs, at.tolist(), strict=True)
+        ]
+        n = int((t.gamma ** np.arange(HORIZON, dtype=np.float64) > NEGLIGIBLE).sum())
+        found = walk(self._columns, rows, n=n, gamma=t.gamma, clip=t.reward_clip)
+        episodes = np.searchsorted(self._starts, rows, side="right") - 1
+        return Beginnings(np.concatenate(reads), episodes, found.reward)
+
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        """Rows of the columns in which an episode starts."""
+        return np.flatnonzero(self._columns.flags & START)
+
     def _rows(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """(task [B], row of the columns [B]) of this rank's part of step `step`."""
         task, index = sample(
@@ -257,6 +289,17 @@ class Loader:
                 ready.put(batch.pinned() if self._pinned else batch)
         except Exception as error:
             ready.put(error)
+
+
+class Beginnings(NamedTuple):
+    """How E episodes began."""
+
+    frames: np.ndarray
+    """[E *frame] their first."""
+    episodes: np.ndarray
+    """int64 [E] which they are, counted over all logs."""
+    returns: np.ndarray
+    """float64 [E] the discounted sum of clipped rewards that followed, as far as it is known."""
 
 
 class _Reading(NamedTuple):
