@@ -6,11 +6,10 @@
 The plain loop follows the published algorithm as single-file implementations write it: one
 environment (ALE's own, in C++), one action at a time, whole stacks in a NumPy buffer, one update of
 32 transitions every 4 steps, nothing recorded. Both have the Nature network, Adam and Huber's loss,
-and take the same number of steps and updates in this process, in turns. `--no-learning` times both
-without their updates.
+and take the same number of steps and updates in this process, in turns, once both are under way.
+`--no-learning` times both without their updates.
 """
 
-import shutil
 import sys
 import tempfile
 from dataclasses import replace
@@ -24,15 +23,18 @@ from torch import Tensor, nn
 
 from scaledq.core import atari
 from scaledq.data.ring import RingConfig
+from scaledq.play.envs import make_fleet
+from scaledq.run import assemble
 from scaledq.run.assemble import device
-from scaledq.run.collect import CollectConfig, collect
+from scaledq.run.collect import CollectConfig, collect, tapes
 from scaledq.run.dqn import DQN
 from scaledq.run.pqn import PQNConfig
 from scaledq.run.replay import Replay
+from scaledq.run.stage import Stage
 from timing import alternate, median, report, seconds
 
-GAME, SLOTS, REPEATS = "Breakout", 8, 3
-WARMUP, STEPS, CAPACITY = 512, 1_536, 10_000
+GAME, SLOTS, REPEATS = "Breakout", 8, 5
+WARMUP, STEPS, CAPACITY = 512, 512, 10_000
 EVERY, BATCH, GAMMA, TARGET = 4, 32, 0.99, 2_000
 LEARNING = 4_096
 NEVER = 1_000_000
@@ -51,10 +53,8 @@ class Plain:
         self.next_obs = np.zeros((CAPACITY, 4, 84, 84), np.uint8)
         self.action = np.zeros(CAPACITY, np.int64)
         self.reward, self.done = np.zeros((2, CAPACITY), np.float32)
-        self.rng = np.random.default_rng(0)
-
-    def run(self) -> None:
-        envs = AtariVectorEnv(
+        self.rng, self.step = np.random.default_rng(0), 0
+        self.envs = AtariVectorEnv(
             atari.parse(GAME)[0].rom,
             num_envs=1,
             repeat_action_probability=0.25,
@@ -62,19 +62,22 @@ class Plain:
             use_fire_reset=False,
             reward_clipping=True,
         )
-        obs, _ = envs.reset(seed=0)
-        for step in range(STEPS):
-            action = self.act(obs, epsilon=max(0.01, 1 - step / (0.1 * STEPS)))
-            later, reward, terminated, _, _ = envs.step(action)
-            self.obs[step], self.next_obs[step] = obs[0], later[0]
+        self.now, _ = self.envs.reset(seed=0)
+        self.run(WARMUP)
+
+    def run(self, steps: int = STEPS) -> None:
+        for step in range(self.step, self.step + steps):
+            action = self.act(self.now, epsilon=0.5)
+            later, reward, terminated, _, _ = self.envs.step(action)
+            self.obs[step], self.next_obs[step] = self.now[0], later[0]
             self.action[step], self.reward[step] = action[0], reward[0]
             self.done[step] = terminated[0]
-            obs = later
+            self.now = later
             if self.learn and step >= WARMUP and step % EVERY == 0:
                 self.update(self.rng.integers(step, size=BATCH))
                 if step // EVERY % TARGET == 0:
                     self.target.load_state_dict(self.net.state_dict())
-        envs.close()
+        self.step += steps
 
     def act(self, obs: np.ndarray, *, epsilon: float) -> np.ndarray:
         if self.rng.random() < epsilon:
@@ -108,34 +111,56 @@ def network(actions: int) -> nn.Module:
     )  # fmt: skip
 
 
-def ours(store: Path, *, learn: bool) -> None:
+class Ours:
     """The same steps and updates, recorded."""
-    shutil.rmtree(store, ignore_errors=True)
-    every = EVERY if learn else NEVER
-    replay = Replay(ring=RingConfig(capacity=CAPACITY), warmup=WARMUP, train_every=every)
-    who = replace(DQN, replay=replay)
-    collect(CollectConfig(tasks=(GAME,), steps=STEPS, slots=SLOTS, behaviour=who), store)
+
+    def __init__(self, store: Path, *, learn: bool) -> None:
+        replay = Replay(
+            ring=RingConfig(capacity=CAPACITY),
+            warmup=WARMUP,
+            train_every=EVERY if learn else NEVER,
+            epsilon=0.5,
+            explore=0.0,
+        )
+        who = replace(DQN, replay=replay, log_every=NEVER, checkpoint_every=NEVER)
+        cfg = CollectConfig(tasks=(GAME,), steps=NEVER, slots=SLOTS, behaviour=who)
+        self.fleet = make_fleet(cfg.tasks, SLOTS, cfg.protocol, stack=who.stack)
+        logs = tapes(cfg, self.fleet.row_tasks, store, None)
+        self.stage = Stage(self.fleet, logs, steps=cfg.steps, seed=0)
+        rows = self.fleet.task_index
+        self.agent = assemble.dqn(who, self.fleet.tasks, rows, seed=0, steps=cfg.steps)
+        self.stage.begin()
+        self.agent.begin(self.stage)
+        self.run(WARMUP)
+
+    def run(self, steps: int = STEPS) -> None:
+        stop = self.stage.recorded + steps
+        while self.stage.recorded < stop:
+            self.agent.round(self.stage)
+
+    def close(self) -> None:
+        self.stage.recorder.close()
+        self.fleet.close()
 
 
 def main() -> None:
     learn = "--no-learning" not in sys.argv
     with tempfile.TemporaryDirectory(prefix="scaledq-") as folder:
-        store = Path(folder) / "store"
-        times = alternate(
-            lambda: ours(store, learn=learn), lambda: Plain(learn=learn).run(), repeats=REPEATS
-        )
-        mine, plain = (median(t) for t in times)
-        shutil.rmtree(store)
+        ours, plain = Ours(Path(folder) / "dqn", learn=learn), Plain(learn=learn)
+        times = alternate(ours.run, plain.run, repeats=REPEATS)
+        ours.close()
+        mine, theirs = (median(t) for t in times)
         cfg = CollectConfig(tasks=(GAME,), steps=LEARNING, slots=16, behaviour=PQNConfig())
+        store = Path(folder) / "pqn"
         pqn = seconds(lambda: collect(cfg, store)) if "--no-pqn" not in sys.argv else np.nan
     report(
         "online",
         device=device(),
         threads=torch.get_num_threads(),
         learning=learn,
-        dqn_to_plain=round(plain / mine, 2),
+        dqn_to_plain=round(theirs / mine, 2),
         dqn_steps_per_s=round(STEPS / mine),
-        plain_steps_per_s=round(STEPS / plain),
+        plain_steps_per_s=round(STEPS / theirs),
         pqn_steps_per_s=round(LEARNING / pqn) if pqn == pqn else None,
     )
 

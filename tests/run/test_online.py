@@ -23,6 +23,7 @@ from scaledq.nets.head import NeckConfig
 from scaledq.nets.mlp import MLPConfig
 from scaledq.play.video import record as film
 from scaledq.run import online
+from scaledq.run.checkpoint import checkpoints
 from scaledq.run.config import Online, RunConfig, Start
 from scaledq.run.evaluate import evaluate
 from scaledq.run.folder import Run, open_run
@@ -44,6 +45,7 @@ CFG = RunConfig(
     protocol=Protocol(name="toy", epsilon=0.0),
     log_every=20,
     checkpoint_every=20,
+    checkpoints=1,
     online=Online(replay=Replay(ring=RingConfig(capacity=200), warmup=50), slots=4),
 )
 
@@ -61,6 +63,7 @@ def logs(run: Run) -> dict[str, str]:
 
 def test_a_run_takes_its_updates_and_no_more_and_keeps_the_logs_of_all_it_did(run: Run) -> None:
     assert run.finished
+    assert len(checkpoints(run.folder / "checkpoints")) == CFG.checkpoints == 1
     assert run.name.startswith("online_c51-2tasks-seed0-")
     assert [row["step"] for row in run.metrics] == [21, 41, 61]
     # 122 transitions of each task earn 61 updates, after 50 of each.

@@ -23,6 +23,7 @@ from scaledq.learn.optim import OptimConfig
 from scaledq.learn.td import MSE
 from scaledq.nets.head import NeckConfig
 from scaledq.nets.mlp import MLPConfig
+from scaledq.nets.nature import NatureConfig
 from scaledq.play import toy
 from scaledq.play.envs import Fleet
 from scaledq.run import assemble
@@ -152,6 +153,26 @@ class OutOfSpace(ReplayAgent):
             hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
             resource.setrlimit(resource.RLIMIT_FSIZE, (self.room, hard))
         super()._step(stage)
+
+
+def test_convolutions_in_another_layout_go_on_bit_for_bit_too(tmp_path: Path) -> None:
+    who = DQNConfig(
+        encoder=NatureConfig(width=4),
+        neck=NeckConfig(embedding="none", width=16, unit_norm=False),
+        batch_size=8,
+        replay=Replay(ring=RingConfig(capacity=60), warmup=20),
+        checkpoint_every=2,
+    )
+    assert who.compute.channels_last
+    cfg = CollectConfig(tasks=("toy:chain@84",), steps=72, slots=2, behaviour=who)
+    kind = type("Early", (Unlucky,), {"after": 4})
+    with pytest.raises(PlugPulled):
+        record(cfg, tmp_path / "a", tmp_path / "own a", make(cfg, kind), resume=False)
+    halves = record(cfg, tmp_path / "a", tmp_path / "own a", make(cfg), resume=True)
+    whole = record(cfg, tmp_path / "b", tmp_path / "own b", make(cfg), resume=False)
+    ours, theirs = halves.agent.tensors(), whole.agent.tensors()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert files(tmp_path / "a") == files(tmp_path / "b")
 
 
 @pytest.mark.parametrize("room", [1_000, 100_000], ids=["metrics", "checkpoint"])

@@ -294,12 +294,14 @@ def record(
     *,
     resume: bool,
     threads: int = 0,
+    keep: int = 2,
 ) -> Recording:
     """Records an agent that learns, from the start or from its newest checkpoint, to the end.
 
     Args:
       folder: where its checkpoints and metrics lie; the caller holds its lock.
       make: the agent as it is before its first step.
+      keep: how many checkpoints stay.
 
     Raises:
       As `collect`.
@@ -314,7 +316,7 @@ def record(
         logs = tapes(cfg, fleet.row_tasks, store, state)
         stage = Stage(fleet, logs, steps=cfg.steps, seed=cfg.seed)
         opened.callback(stage.recorder.close)
-        under_way = Recording(stage, agent, folder)
+        under_way = Recording(stage, agent, folder, keep=keep)
         if state:
             under_way.resume(state)
         else:

@@ -34,7 +34,7 @@ class DQNConfig:
     transitions: Transitions = Transitions(n_step=1)
     batch_size: int = 32
     replay: Replay = Replay()
-    compute: Compute = Compute()
+    compute: Compute = Compute(channels_last=True)
     log_every: int = 100
     """Updates between two rows of metrics."""
     checkpoint_every: int = 2_000

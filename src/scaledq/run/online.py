@@ -66,7 +66,8 @@ def train_online(
         return _prepare(cfg, plan, fleet, folder)
 
     with locked(folder):
-        done = record(plan, folder / STORE, folder, make, resume=resume, threads=threads)
+        store, keep = folder / STORE, cfg.checkpoints
+        done = record(plan, store, folder, make, resume=resume, threads=threads, keep=keep)
         agent = done.agent
         assert isinstance(agent, ReplayAgent)
         return _finish(open_run(folder), agent, seconds=done.seconds)
