@@ -67,7 +67,7 @@ class Plain:
 
     def run(self, steps: int = STEPS) -> None:
         for step in range(self.step, self.step + steps):
-            action = self.act(self.now, epsilon=0.5)
+            action = self.act(self.now, epsilon=0.01)
             later, reward, terminated, _, _ = self.envs.step(action)
             self.obs[step], self.next_obs[step] = self.now[0], later[0]
             self.action[step], self.reward[step] = action[0], reward[0]
@@ -119,7 +119,7 @@ class Ours:
             ring=RingConfig(capacity=CAPACITY),
             warmup=WARMUP,
             train_every=EVERY if learn else NEVER,
-            epsilon=0.5,
+            epsilon=0.01,
             explore=0.0,
         )
         who = replace(DQN, replay=replay, log_every=NEVER, checkpoint_every=NEVER)
