@@ -30,9 +30,9 @@ def test_a_profile_falls_by_one_game_at_each_improvement() -> None:
     figure = improvement_profile(GAINS, of="ours", colour="#0072b2")
     (steps,) = figure.axes[0].patches
     assert isinstance(steps, StepPatch)
-    data = steps.get_data()
-    np.testing.assert_allclose(data.edges, [-50, 10, 200])
-    np.testing.assert_allclose(data.values, [2 / 3, 1 / 3])
+    values, edges, _ = steps.get_data()
+    np.testing.assert_allclose(edges, [-50, 10, 200])
+    np.testing.assert_allclose(values, [2 / 3, 1 / 3])
 
 
 def test_scaling_draws_points_intervals_and_the_law_one_size_ahead() -> None:

@@ -37,7 +37,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         at = words.index("--store") + 1
         words[at] = str(folder / words[at])
         main(words)
-    return folder / "logs"
+    return folder / "store"
 
 
 @pytest.fixture(scope="module")

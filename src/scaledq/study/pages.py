@@ -160,7 +160,7 @@ def _commands(found: Results, folder: Path) -> tuple[str, ...]:
 def command(asked: Plan) -> str:
     """What makes this study from nothing but its logs."""
     return (
-        f"scaledq study {asked.study.name} --scale {asked.scale.name} --store logs "
+        f"scaledq study {asked.study.name} --scale {asked.scale.name} --store store "
         f"--seeds {len(asked.seeds)}"
     )
 

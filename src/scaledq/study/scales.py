@@ -76,7 +76,7 @@ SMOKE = Scale(
     ),
     seeds=1,
     data=(
-        "scaledq collect Freeway Pong Breakout Freeway:m1d0 --store logs --steps 320 --slots 4 "
+        "scaledq collect Freeway Pong Breakout Freeway:m1d0 --store store --steps 320 --slots 4 "
         "--behaviour random --protocol quick --protocol.step-cap 40",
     ),
 )
@@ -124,12 +124,16 @@ QUICK_SCALE = Scale(
     ),
     suboptimal=View(),  # nothing in these logs is good play
     data=(
-        f"scaledq collect {' '.join(QUICK_TASKS)} --store logs --steps {QUICK_TRANSITIONS} "
+        f"scaledq collect {' '.join(QUICK_TASKS)} --store store --steps {QUICK_TRANSITIONS} "
         "--protocol quick",
     ),
 )
 
+SHIPPED = ("Breakout",)
+"""Games whose recordings the repository holds, in its folder `logs`."""
 MINI_TASKS = ("Asterix", "Breakout", "Freeway", "UpNDown")
+MINI_HELD_OUT = ("Pong", "SpaceInvaders")
+MINI_COLLECTED = tuple(task for task in MINI_TASKS + MINI_HELD_OUT if task not in SHIPPED)
 MINI_RUN = replace(
     QUICK_RUN,
     tasks=MINI_TASKS,
@@ -143,12 +147,13 @@ MINI = replace(
     run=MINI_RUN,
     few_tasks=("Asterix", "Breakout"),
     suboptimal=View(rows=First(fraction=0.2)),
-    held_out=("Pong", "SpaceInvaders"),
+    held_out=MINI_HELD_OUT,
     held_out_view=View(rows=Uniform(fraction=0.1)),
     variants=("Freeway:m1d0", "Breakout:m12d0"),
     data=(
-        f"scaledq collect {' '.join(MINI_TASKS)} Pong SpaceInvaders --store logs "
-        "--steps 200000 --behaviour pqn --protocol quick",
+        "scaledq ingest action-log logs --store store",
+        f"scaledq collect {' '.join(MINI_COLLECTED)} --store store --steps 200000 "
+        "--behaviour pqn --protocol quick",
     ),
 )
 
@@ -190,7 +195,7 @@ LAB = Scale(
     variants=("Freeway:m1d0", "Breakout:m12d0"),
     few_tasks=("Asterix", "Breakout", "Seaquest"),
     data=(
-        f"scaledq collect {' '.join(LAB_TASKS)} Pong SpaceInvaders --store logs "
+        f"scaledq collect {' '.join(LAB_TASKS)} Pong SpaceInvaders --store store "
         "--steps 1000000 --slots 16 --behaviour pqn --protocol quick",
     ),
 )
@@ -200,6 +205,6 @@ PAPER = Scale(
     run=RunConfig(tasks=with_role("train40")),
     online=Online(replay=Replay(ring=RingConfig(capacity=25_000), warmup=500), slots=1),
     seeds=1,  # as the paper
-    data=("scaledq ingest dqn-replay DIR --store logs --runs 1",),
+    data=("scaledq ingest dqn-replay DIR --store store --runs 1",),
 )
 SCALES = {scale.name: scale for scale in (SMOKE, QUICK_SCALE, MINI, LAB, PAPER)}

@@ -90,7 +90,7 @@ class Scale:
     seeds: int = 3
     """How many training runs each arm of a study gets, if not said otherwise."""
     data: tuple[str, ...] = ()
-    """The commands that make its logs, in a store called `logs`."""
+    """The commands that make its logs, in a store called `store`."""
 
 
 Recipe = Callable[[Scale], RunConfig]
