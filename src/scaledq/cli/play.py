@@ -92,11 +92,16 @@ class Report:
 
 @dataclass
 class Watch:
-    """Record a video of a run at play, with the value of each action beside the picture."""
+    """Record a run at play: a video (.mp4), or a page to step through an episode (.html).
+
+    The page shows the distribution of returns of each action, the value over time and saliency.
+    """
 
     run: Positional[Path]
     task: str
     out: Path = Path("clip.mp4")
+    compare: Path | None = None
+    """Another run, which plays the same episode beside the first; for .html."""
     seed: int = 1_000
     steps: int = 1_000
     """At most so many."""
@@ -106,6 +111,9 @@ class Watch:
         from scaledq.run.folder import open_run
 
         run = open_run(self.run)
+        if self.out.suffix == ".html" or self.compare:
+            self._page()
+            return
         record(
             run.policy(),
             self.task,
@@ -114,4 +122,15 @@ class Watch:
             seed=self.seed,
             max_steps=self.steps,
         )
+        print(self.out)
+
+    def _page(self) -> None:
+        from scaledq.core.errors import RunError
+        from scaledq.run.folder import open_run
+        from scaledq.run.insight import write_player
+
+        if self.out.suffix != ".html":
+            raise RunError(f"two runs are compared in a page: give --out X.html, got {self.out}")
+        runs = [open_run(path) for path in (self.run, self.compare) if path]
+        write_player(runs, self.task, self.out, seed=self.seed, max_steps=self.steps)
         print(self.out)

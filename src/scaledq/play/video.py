@@ -4,7 +4,7 @@ Shapes: A actions; pictures are uint8 [height width 3].
 """
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +40,22 @@ Picture = UInt8[np.ndarray, "height width 3"]
 
 
 @dataclass(frozen=True, slots=True)
+class Insight:
+    """What lies behind the values of a moment."""
+
+    places: Float[np.ndarray, "Z"]
+    """Returns that the distributions are over; empty where there are none."""
+    probs: Float[np.ndarray, "A Z"]
+    """Each action's distribution of returns."""
+    saliency: Float[np.ndarray, "..."]
+    """How much each pixel of the newest frame moves the best action's lead, 0 to 1."""
+
+
+Explain = Callable[[np.ndarray, np.ndarray], Insight]
+"""(obs [1 S *frame], task [1]) -> what lies behind the values there."""
+
+
+@dataclass(frozen=True, slots=True)
 class Moment:
     """One step of the episode, before its action is carried out."""
 
@@ -49,6 +65,7 @@ class Moment:
     action: int
     score: float
     step: int
+    insight: Insight | None = None
 
 
 def record(
@@ -102,9 +119,15 @@ def _film(
 
 
 def watch(
-    policy: Actor, task: str, protocol: Protocol, *, seed: int, max_steps: int
+    policy: Actor,
+    task: str,
+    protocol: Protocol,
+    *,
+    seed: int,
+    max_steps: int,
+    explain: Explain | None = None,
 ) -> Iterator[Moment]:
-    """Plays the episode and yields each moment of it."""
+    """Plays the episode and yields each moment of it, explained on demand."""
     head = np.array([index(policy, task)])
     fleet = make_fleet([task], 1, protocol, stack=policy.stack, threads=1)
     count, own = np.array([fleet.tasks[0].actions]), episode_seed(seed, task, 0, 0)
@@ -119,7 +142,9 @@ def watch(
             thought = policy.appraise(fleet.obs, head, choice.at(step))
             actions = disturb(thought.actions, count, chance.at(step), epsilon=protocol.epsilon)
             screen = colours.picture if colours else fleet.obs[0, -1].copy()
-            yield Moment(screen, thought.values[0, : count[0]], int(actions[0]), score, step)
+            behind = explain(fleet.obs, head) if explain else None
+            values = thought.values[0, : count[0]]
+            yield Moment(screen, values, int(actions[0]), score, step, behind)
             steps = fleet.step(actions)
             note(policy, actions, steps)
             score += float(steps.reward[0])
