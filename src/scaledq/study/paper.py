@@ -28,9 +28,9 @@ FIG2 = Study(
     title="Figure 2: forty games, sub-optimal data",
     question="Does offline Q-learning beat imitation, and its data, where the data is poor?",
     arms=(
-        Arm(label="DT (200M)", recipe="dt", panel=SUB,
+        Arm(label="DT (200M)", recipe="dt_large", panel=SUB,
             published=Published(value=0.306, source="figure 5, caption")),
-        Arm(label="DT (40M)", recipe="dt_medium", panel=SUB),
+        Arm(label="DT (40M)", recipe="dt", panel=SUB),
         Arm(label="BC", recipe="bc", selection="sampled", panel=SUB),
         Arm(label="Online MT DQN", recipe="online_c51", panel=SUB),
         Arm(label=OURS, recipe="scaled_ql", panel=SUB,
@@ -65,9 +65,9 @@ FIG5 = Study(
     title="Figure 5: near-optimal and sub-optimal data",
     question="Does offline Q-learning keep up with imitation where the data is good?",
     arms=(
-        Arm(label="DT (200M)", recipe="dt",
+        Arm(label="DT (200M)", recipe="dt_large",
             published=Published(value=1.118, source="figure 5, caption")),
-        Arm(label="DT (40M)", recipe="dt_medium"),
+        Arm(label="DT (40M)", recipe="dt"),
         Arm(label="BC", recipe="bc", selection="sampled"),
         Arm(label="Online MT DQN", recipe="online_c51"),
         Arm(label=OURS, recipe="scaled_ql",

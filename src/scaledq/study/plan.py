@@ -112,7 +112,9 @@ def _jobs(
     for local in _local(study, scale):
         cfg = recipes[arm.recipe](local)
         view = cfg.view if cfg.online else arm.view or _view(arm.panel, cfg, local)
-        start = replace(cfg.start, frozen=arm.frozen) if source else Start()
+        # Of a decision transformer the whole body is fine-tuned (Lee et al., 2022).
+        parts = "body" if source and source.config.sequential else cfg.start.parts
+        start = replace(cfg.start, frozen=arm.frozen, parts=parts) if source else Start()
         out.append(Job(replace(cfg, view=view, seed=seed, start=start), source))
     return out
 
