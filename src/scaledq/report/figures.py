@@ -219,7 +219,7 @@ def returns_over_time(
     Args:
       parts: the mean return in each of the equal parts of a log, drawn as steps; None leaves a gap.
     """
-    figure, axes = _figure(3.2, 2.3)
+    figure, axes = frame(3.2, 2.3)
     where, returns = np.array(points, dtype=np.float64).T
     axes.plot(100 * where, returns, "o", color=COLOURS[0], alpha=0.4, markersize=2.4, mew=0)
     means = np.array([np.nan if part is None else part for part in parts])
@@ -233,7 +233,7 @@ def returns_over_time(
 @rc_context(RC)
 def shares(counts: Mapping[str, int], *, x: str) -> Figure:
     """A bar for each label: its part of all counts in %, as a number too where there is room."""
-    figure, axes = _figure(3.2, 2.3)
+    figure, axes = frame(3.2, 2.3)
     parts = 100 * np.array(list(counts.values())) / max(sum(counts.values()), 1)
     axes.bar(range(len(parts)), parts, width=0.78, color=COLOURS[0])
     if len(parts) <= 6:
