@@ -2,7 +2,7 @@
 
 A recipe says what differs from Scaled QL; how large that is, its scale says. Sizes small, medium
 and huge stand beside the large one, which goes without a word: ResNet-34, 50, 152 and 101 at paper
-scale.
+scale. Of the transformers the medium one does, as its authors' 40 M.
 """
 
 from dataclasses import replace
@@ -25,6 +25,14 @@ from scaledq.study.online import (
     online_dqn,
 )
 from scaledq.study.spec import Recipe, Scale
+from scaledq.study.transformers import (
+    bc_transformer,
+    bc_transformer_large,
+    bc_transformer_small,
+    dt,
+    dt_large,
+    dt_small,
+)
 
 
 def scaled_ql(scale: Scale) -> RunConfig:
@@ -331,5 +339,11 @@ RECIPES: dict[str, Recipe] = {
         finetune_online_on_mae,
         finetune_online_thawed,
         finetune_online_annealed,
+        dt,
+        dt_small,
+        dt_large,
+        bc_transformer,
+        bc_transformer_small,
+        bc_transformer_large,
     )
 }

@@ -6,6 +6,7 @@ from scaledq.core.atari import with_role
 from scaledq.core.protocol import QUICK
 from scaledq.data.loader import Transitions
 from scaledq.data.ring import RingConfig
+from scaledq.data.sequences import Sequences
 from scaledq.data.view import First, Uniform, View
 from scaledq.learn.mae import MAE
 from scaledq.learn.optim import OptimConfig
@@ -13,10 +14,11 @@ from scaledq.nets.head import NeckConfig
 from scaledq.nets.impala import ImpalaConfig
 from scaledq.nets.nature import NatureConfig
 from scaledq.nets.resnet import ResNetConfig
+from scaledq.nets.transformer import TransformerConfig
 from scaledq.nets.vit import ViTConfig
 from scaledq.run.config import Online, RunConfig
 from scaledq.run.replay import Replay
-from scaledq.study.spec import Encoders, Scale, Sizes
+from scaledq.study.spec import Encoders, Scale, Sizes, Transformers
 
 
 def small_resnet(width: int) -> ResNetConfig:
@@ -27,6 +29,13 @@ def small_resnet(width: int) -> ResNetConfig:
 def small_impala(stacks: int, channels: int) -> ImpalaConfig:
     """A member of the IMPALA family, thinner."""
     return ImpalaConfig(channels=(channels,) * stacks)
+
+
+def small_transformer(width: int, layers: int, *, patch: int = 14) -> TransformerConfig:
+    """A member of the transformers' family, thinner; so small a one needs no dropout."""
+    return TransformerConfig(
+        width=width, heads=width // 16, layers=layers, patch=patch, dropout=0.0
+    )
 
 
 SMOKE_RUN = RunConfig(
@@ -63,6 +72,15 @@ SMOKE = Scale(
         online=small_impala(2, 2),
     ),
     mae=MAE(decoder_width=8, decoder_depth=1, decoder_heads=2),
+    transformers=Transformers(
+        small=small_transformer(16, 1, patch=28),
+        medium=small_transformer(16, 2, patch=28),
+        large=small_transformer(32, 2, patch=28),
+        sequences=Sequences(context=2),
+        optim=OptimConfig(lr=1e-3, eps=1e-8, clip=1.0, warmup=2),
+        batch_size=SMOKE_RUN.batch_size,
+        steps=SMOKE_RUN.steps,
+    ),
     few_tasks=("Pong",),
     suboptimal=View(rows=First(fraction=0.5)),
     episodes=2,
@@ -118,6 +136,14 @@ QUICK_SCALE = Scale(
         online=small_impala(3, 16),
     ),
     mae=MAE(decoder_width=64, decoder_depth=2, decoder_heads=4),
+    transformers=Transformers(
+        small=small_transformer(32, 2),
+        medium=small_transformer(48, 3),
+        large=small_transformer(64, 4),
+        optim=OptimConfig(lr=1e-3, eps=1e-8, clip=1.0, warmup=200),
+        batch_size=6 * len(QUICK_TASKS),
+        steps=QUICK_RUN.steps,
+    ),
     few_tasks=("Freeway", "UpNDown"),
     online=Online(
         replay=Replay(ring=RingConfig(capacity=20_000), warmup=1_000), slots=4, protocol=QUICK

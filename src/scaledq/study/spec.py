@@ -10,11 +10,14 @@ from typing import Literal
 from scaledq.core.atari import with_role
 from scaledq.core.config import config
 from scaledq.core.errors import ConfigError
+from scaledq.data.sequences import Sequences
 from scaledq.data.view import First, Uniform, View
 from scaledq.learn.mae import MAE
+from scaledq.learn.optim import OptimConfig
 from scaledq.nets.impala import ImpalaConfig
 from scaledq.nets.nature import NatureConfig
 from scaledq.nets.resnet import ResNetConfig
+from scaledq.nets.transformer import TransformerConfig
 from scaledq.nets.vit import ViTConfig
 from scaledq.play.policy import Selection
 from scaledq.run.config import Encoder, Online, RunConfig
@@ -63,6 +66,20 @@ class Encoders:
 
 
 @config
+class Transformers:
+    """How sequence models are trained at one scale; the defaults are those of Lee et al. (2022)."""
+
+    small: TransformerConfig = TransformerConfig(width=512, heads=8, layers=4)
+    """10 M parameters, as medium has 40 M and large 200 M."""
+    medium: TransformerConfig = TransformerConfig()
+    large: TransformerConfig = TransformerConfig(width=1280, heads=20, layers=10)
+    sequences: Sequences = Sequences()
+    optim: OptimConfig = OptimConfig(lr=3e-4, eps=1e-6, clip=1.0, warmup=4_000, rule="lamb")
+    batch_size: int = 2_048
+    steps: int = 10_000_000
+
+
+@config
 class Scale:
     """How much of the paper to spend. `run` is Scaled QL at this scale; recipes change the rest."""
 
@@ -71,6 +88,7 @@ class Scale:
     """One line, with what it needs and takes."""
     run: RunConfig
     encoders: Encoders = Encoders()
+    transformers: Transformers = Transformers()
     few_tasks: tuple[str, ...] = ("Asterix", "Breakout", "Pong", "Seaquest", "SpaceInvaders")
     """Of table 2's small study; the paper says six and names these five."""
     suboptimal: View = View(rows=First(fraction=0.2))
