@@ -17,9 +17,12 @@ from scaledq.core.errors import ConfigError, TaskError
 from scaledq.play.envs import Steps
 from scaledq.play.policy import Appraisal, Obs, Rows, Selection, Uniform, choose, index
 
-SAMPLES, TEMPERATURE, PERCENTILE = 128, 0.75, 50
+SAMPLES, TEMPERATURE, PERCENTILE = 128, 0.75, 50.0
 """Of the released notebook: the best of so many returns drawn from logits times 0.75, and an action
 among those above the median."""
+
+
+Few = Int[np.ndarray, "r"]
 
 
 class Decoding(Interface):
@@ -206,7 +209,7 @@ class SequencePolicy:
             logits[rows] = answer.double().cpu().numpy()
         return logits
 
-    def _begin(self, rows: Rows, obs: Obs, task: Rows, uniform: Uniform) -> Tensor:
+    def _begin(self, rows: Few, obs: Obs, task: Rows, uniform: Uniform) -> Tensor:
         steps = self._steps[rows]
         window = self.context - steps[:, None] + np.arange(steps.max())
         at = (rows[:, None], np.minimum(window, self.context - 1))
@@ -220,7 +223,7 @@ class SequencePolicy:
             choose=hope,
         )
 
-    def _extend(self, rows: Rows, obs: Obs, task: Rows, uniform: Uniform) -> Tensor:
+    def _extend(self, rows: Few, obs: Obs, task: Rows, uniform: Uniform) -> Tensor:
         done, paid = self._actions[rows, -2], self._rewards[rows, -2]
         return self._decoding.extend(
             *map(self._tensor, (rows, obs[rows, -1], task[rows], done, paid)),
