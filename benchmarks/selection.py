@@ -69,7 +69,8 @@ def spearman(a: list[float], b: list[float]) -> float | None:
     ranks = [np.array([np.mean([(y < x) + (y <= x) for y in v]) for x in v]) for v in (a, b)]
     if min(r.std() for r in ranks) == 0:
         return None
-    return round(float(np.corrcoef(ranks)[0, 1]), 3)
+    table = np.asarray(np.corrcoef(ranks))
+    return round(float(table[0, 1]), 3)
 
 
 def main() -> None:

@@ -58,7 +58,7 @@ def untrained(place: Path, depth: int) -> Run:
     """A finished run's folder that no training made."""
     cfg = replace(QUICK_RUN, tasks=tuple(task.name for task in TASKS))
     if depth != 8:
-        cfg = replace(cfg, encoder=ResNetConfig(depth=depth))
+        cfg = replace(cfg, encoder=ResNetConfig(depth=depth))  # pyright: ignore[reportArgumentType]
     run = Run(place / cfg.folder, cfg, TASKS, {"parameters": 0, **surroundings()})
     write_run(run)
     save_weights(run.folder / WEIGHTS, assemble.network(cfg, TASKS).state_dict(), {})
@@ -128,6 +128,8 @@ def main() -> None:
         run = untrained(Path(folder), given.depth)
         onnx = export(run, Path(folder) / "policy.onnx")
         eager, fast = run.policy(), load_policy(onnx)
+        assert isinstance(eager, NetPolicy)
+        assert isinstance(fast, NetPolicy)
         ratios, single = {}, 0.0
         for rows in (1, 8, 64):
             repeats = max(5, 200 // rows)
