@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from atari_logs import HARD, collect
+from scaledq.core.batch import Batch
 from scaledq.data.loader import Loader
 from scaledq.data.view import View
 from scaledq.run import assemble
@@ -37,6 +38,7 @@ def main() -> None:
                 if step == WARM:
                     waited, began = 0.0, time.perf_counter()
                 waited += loader.waited
+                assert isinstance(batch, Batch)
                 learner.update(batch)
             taken = time.perf_counter() - began
             shares.append(waited / taken)

@@ -23,6 +23,7 @@ import numpy as np
 
 from ingest import peak
 from scaledq.core import atari
+from scaledq.core.batch import Batch
 from scaledq.core.protocol import DQN_REPLAY
 from scaledq.core.task import Task
 from scaledq.data import zarr
@@ -113,6 +114,7 @@ def train(store: Path) -> None:
     opened, columns = time.perf_counter() - began, peak()
     learner = assemble.learner(QUICK_RUN, samples.tasks, device="cpu")
     for batch in samples.stream(0, STEPS):
+        assert isinstance(batch, Batch)
         learner.update(batch)
     print(json.dumps({"open_seconds": opened, "columns": columns, "peak": peak()}))
 

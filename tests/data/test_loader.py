@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from scaledq.core.batch import Batch
+from scaledq.core.batch import Batch, Windows
 from scaledq.core.errors import ConfigError, DataError, TaskError
 from scaledq.core.task import Task
 from scaledq.data.loader import Loader, Transitions
@@ -176,7 +176,7 @@ def test_batches_are_those_of_a_slow_reading(how, tasks, stores_of) -> None:
     assert loader.sizes.tolist() == [len(samples) for samples in expected]
     seen = [set() for _ in tasks]
     for step in range(12):
-        batch, returns = loader.batch(step), loader.returns(step)
+        batch, returns = transitions(loader.batch(step)), loader.returns(step)
         assert batch.frames.shape == (256, how.stack + how.n_step, *tasks[0].frame_shape)
         for row, task in enumerate(batch.task.tolist()):
             key = batch.frames[row, how.stack - 1].numpy().tobytes()
@@ -207,7 +207,8 @@ def test_next_obs_is_the_stack_that_was_seen_m_steps_later(stores_of) -> None:
                     episode.observations[k] if k >= 0 else frame * 0 for k in range(t - 3, t + 1)
                 ]
                 later[frame.tobytes()] = np.stack(stack)
-    batch = loader_of(stores, PICTURES[:1], transitions=how, batch_size=500).batch(0)
+    loader = loader_of(stores, PICTURES[:1], transitions=how, batch_size=500)
+    batch = transitions(loader.batch(0))
     known = batch.discount > 0
     for stack in batch.next_obs[known].numpy():
         np.testing.assert_array_equal(stack, later[stack[-1].tobytes()])
@@ -219,7 +220,7 @@ def test_returns_stop_looking_where_rewards_weigh_nothing(tmp_path, write, rando
     write(tmp_path, task, rows)
     loader = loader_of([open_store(tmp_path)], [task], transitions=Transitions(gamma=0.5))
     first = {frame.tobytes(): row for row, frame in enumerate(rows.frames)}
-    batch, returns = loader.batch(0), loader.returns(0)
+    batch, returns = transitions(loader.batch(0)), loader.returns(0)
     for stack, found in zip(batch.obs.numpy(), returns.tolist(), strict=True):
         ahead = np.clip(rows.reward[first[stack[-1].tobytes()] :], -1, 1)
         if len(ahead) > 14:  # 2**-14 is below 1e-4
@@ -247,7 +248,12 @@ def test_a_cut_view_looks_at_no_frame_or_reward_beyond_the_cut(
         )
 
 
-def fields(batch: Batch) -> list[torch.Tensor]:
+def transitions(batch: Batch | Windows) -> Batch:
+    assert isinstance(batch, Batch)
+    return batch
+
+
+def fields(batch: Batch | Windows) -> list[torch.Tensor]:
     names = ("frames", "task", "action", "reward", "step_reward", "discount", "steps")
     return [getattr(batch, name) for name in names]
 
