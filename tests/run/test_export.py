@@ -16,6 +16,7 @@ import scaledq
 from scaledq.core.errors import RunError, TaskError
 from scaledq.core.seeds import stream
 from scaledq.learn.bcq import DiscreteBCQ
+from scaledq.play.policy import NetPolicy
 from scaledq.run.card import KEY, card, read_card, write_card
 from scaledq.run.export import export
 from scaledq.run.folder import Run
@@ -63,12 +64,14 @@ def test_every_format_acts_as_the_run_does(runs: list[Run]) -> None:
     assert [len(exported(run)) for run in runs] == [3, 1]
     for run in runs:
         here = run.policy()
+        assert isinstance(here, NetPolicy)
         for rows, name in ((1, "left"), (33, "right")):
             obs = observations(rows)
             heads = np.full(rows, here.tasks.index(name))
             wanted = here.values(obs, heads)
             for file in exported(run):
                 there = scaledq.load_policy(run.folder / file)
+                assert isinstance(there, NetPolicy)
                 assert there(obs, task=name).tolist() == here(obs, task=name).tolist(), file
                 found = there.values(obs, heads)
                 assert (np.isneginf(found) == np.isneginf(wanted)).all()
@@ -82,7 +85,9 @@ def test_onnx_needs_nothing_of_ours(runs: list[Run]) -> None:
     obs, task = observations(17), np.arange(17) % 2
     inputs = {"obs": obs, "task": task}
     actions, values = map(np.asarray, session.run(["action", "values"], inputs))
-    assert actions.tolist() == runs[0].policy().values(obs, task).argmax(-1).tolist()
+    ours = runs[0].policy()
+    assert isinstance(ours, NetPolicy)
+    assert actions.tolist() == ours.values(obs, task).argmax(-1).tolist()
     assert np.isneginf(values[task == 0][:, 2]).all()  # `left` has two actions, `right` three
     said = json.loads(session.get_modelmeta().custom_metadata_map[KEY])
     assert [t["name"] for t in said["tasks"]] == ["left", "right"]
@@ -148,6 +153,7 @@ def test_a_card_of_another_version_is_refused(runs: list[Run]) -> None:
 
 def test_the_safetensors_file_holds_the_weights_bit_for_bit(runs: list[Run]) -> None:
     policy = scaledq.load_policy(runs[0].folder / "policy.safetensors")
+    assert isinstance(policy, NetPolicy)
     net = policy.net
     assert isinstance(net, torch.nn.Module)
     for name, tensor in runs[0].network.state_dict().items():
