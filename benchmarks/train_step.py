@@ -238,10 +238,12 @@ def heads_share(measure: Measure) -> dict[str, Any]:
     features = torch.randn(len(batch), cfg.neck.width, device=DEVICE, requires_grad=True)
     net, target = (frozen(features, n) for n in (learner.net, learner.target_net))
     heads = list(learner.net.get_submodule("heads").parameters())
+    objective = cfg.objective
+    assert isinstance(objective, ScaledQL)
     optimizer = cfg.optim.build(heads)
 
     def part() -> None:
-        loss, _ = cfg.objective(net, target, batch)
+        loss, _ = objective(net, target, batch)
         gradients = torch.autograd.grad(loss.mean(), [features, *heads])
         for head, gradient in zip(heads, gradients[1:], strict=True):
             head.grad = gradient

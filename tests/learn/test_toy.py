@@ -106,6 +106,7 @@ def test_without_pessimism_the_optimal_values_are_found(
 ) -> None:
     cfg = replace(run, objective=ScaledQL(td=td, alpha=0.0), steps=400)
     policy = train(cfg, tmp_path).policy()
+    assert isinstance(policy, NetPolicy)
     for toy in TOYS:
         floor = [cell for cell, kind in enumerate("".join(toy.map)) if kind in ".S"]
         optimal = optimal_values(toy)[floor]

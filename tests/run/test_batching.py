@@ -29,8 +29,9 @@ class Slow:
         return {"values": torch.stack([obs[:, 0, 0].float(), task.float()], dim=1)}
 
 
-def batcher(net: Slow, **limits: int) -> Batcher:
-    return Batcher(NetPolicy(net, lambda o: o["values"], ("a", "b"), stack=1), **limits)
+def batcher(net: Slow, *, max_batch: int = 64, max_queue: int = 1024) -> Batcher:
+    policy = NetPolicy(net, lambda o: o["values"], ("a", "b"), stack=1)
+    return Batcher(policy, max_batch=max_batch, max_queue=max_queue)
 
 
 def rows(*numbers: int) -> np.ndarray:
