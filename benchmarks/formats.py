@@ -126,7 +126,9 @@ class ArrayRecord:
     name = "ArrayRecord, groups of 16 frames, zstd"
 
     def write(self, folder: Path, logs: list[np.ndarray]) -> None:
-        from array_record.python.array_record_module import ArrayRecordWriter
+        from array_record.python.array_record_module import (  # pyright: ignore[reportMissingImports]
+            ArrayRecordWriter,
+        )
 
         writer = ArrayRecordWriter(str(folder / "frames.array_record"), "group_size:16,zstd:3")
         for frames in logs:
@@ -136,7 +138,9 @@ class ArrayRecord:
         np.save(folder / "starts.npy", np.cumsum([0, *map(len, logs)]))
 
     def open(self, folder: Path) -> Read:
-        from array_record.python.array_record_module import ArrayRecordReader
+        from array_record.python.array_record_module import (  # pyright: ignore[reportMissingImports]
+            ArrayRecordReader,
+        )
 
         starts = np.load(folder / "starts.npy")
         reader = ArrayRecordReader(
@@ -157,7 +161,9 @@ class OneRecordEach(ArrayRecord):
     name = "ArrayRecord, each frame by itself, zstd"
 
     def write(self, folder: Path, logs: list[np.ndarray]) -> None:
-        from array_record.python.array_record_module import ArrayRecordWriter
+        from array_record.python.array_record_module import (  # pyright: ignore[reportMissingImports]
+            ArrayRecordWriter,
+        )
 
         writer = ArrayRecordWriter(str(folder / "frames.array_record"), "group_size:1,zstd:3")
         for frames in logs:
