@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install quickstart test fuzz studies check clean
+.PHONY: install quickstart test fuzz studies docs check clean
 
 install: $(VENV)/installed
 
@@ -27,7 +27,11 @@ fuzz: install  ## 1,000 broken files of every source format; CI makes 150 of eac
 studies: install  ## Every study at smoke scale, and one on Ray; CI runs three.
 	SCALEDQ_STUDIES=all $(BIN)/pytest -q tests/study/test_studies.py
 
+docs: install  ## The documentation as a site, in site/; a link that leads nowhere fails.
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	$(BIN)/mkdocs build --strict --quiet
+
 check: test
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site src/*.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -304,7 +304,7 @@ def record(
       keep: how many checkpoints stay.
 
     Raises:
-      As `collect`.
+      ScaledQError: as `collect`.
     """
     who = cfg.behaviour
     assert isinstance(who, PQNConfig | DQNConfig), f"{who.kind} learns nothing"
