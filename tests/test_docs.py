@@ -11,8 +11,11 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import pytest
+
+from scaledq.cli import Verb
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -75,3 +78,20 @@ def test_every_command_and_program_runs_or_says_why_not(page: Path) -> None:
     for block in blocks(page):
         if block.kind in (*SHELL, *PYTHON) and page.name not in RUN:
             assert block.reason, f"{page.name}: a block without a reason:\n{block.code}"
+
+
+def test_the_site_has_every_page() -> None:
+    named = re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text())
+    pages = (ROOT / "docs").rglob("*.md")
+    assert sorted(named) == sorted(page.relative_to(ROOT / "docs").as_posix() for page in pages)
+
+
+def test_the_readme_names_every_verb() -> None:
+    readme = (ROOT / "README.md").read_text()
+    verbs = [kebab(verb.__name__) for verb in get_args(get_args(Verb)[0])]
+    assert "export-minari" in verbs
+    assert [verb for verb in verbs if f"`{verb}`" not in readme] == []
+
+
+def kebab(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower()
