@@ -11,9 +11,11 @@ from scaledq.core.errors import ConfigError
 from scaledq.core.vocabulary import Vocabulary
 from scaledq.nets.decoder import Decoder
 from scaledq.nets.layout import Layout
+from scaledq.nets.resnet import ResNet, ResNetConfig
 from scaledq.nets.transformer import Block, Dropout, Transformer, TransformerConfig
 
 SMALL = TransformerConfig(width=16, heads=2, layers=3, patch=4, dropout=0.0)
+CONVOLUTIONS = ResNetConfig(depth=8, width=4, stem="small")
 WORDS = Vocabulary(((0, 1, 3), (4, 5, 6, 7)), 8)
 SIZES = {
     "10 M": (TransformerConfig(width=512, heads=8, layers=4), 12_954_253),
@@ -23,9 +25,18 @@ SIZES = {
 
 
 def transformer(cfg: TransformerConfig = SMALL, *, returns: int = 7, context: int = 3,
-                frame: tuple[int, ...] = (8, 8)) -> Transformer:  # fmt: skip
+                frame: tuple[int, ...] = (8, 8), stack: int = 0) -> Transformer:  # fmt: skip
+    """It has a convolutional encoder where there are stacks for it."""
     torch.manual_seed(0)
-    net = Transformer(cfg, frame, context=context, vocabulary=WORDS, returns=returns)
+    net = Transformer(
+        cfg,
+        frame,
+        context=context,
+        vocabulary=WORDS,
+        returns=returns,
+        encoder=ResNet(CONVOLUTIONS, (stack, *frame)) if stack else None,
+        stack=stack or 1,
+    )
     for parameter in net.parameters():  # so that biases and places count, too
         parameter.data += 0.1 * torch.randn_like(parameter)
     return net.eval()
@@ -111,6 +122,27 @@ def test_tokens_are_as_described(frame: tuple[int, int]) -> None:
         torch.testing.assert_close(x[row], embedded_by_hand(net, inputs, row))
 
 
+@pytest.mark.parametrize("stack", [1, 3])
+def test_the_tokens_of_a_map_are_its_places_of_stacks_that_the_window_holds(stack: int) -> None:
+    net = transformer(frame=(8, 12), stack=stack)
+    frames, *rest = windows(frame=(8, 12))
+    assert isinstance(net.encoder, ResNet)
+    assert net.encoder.out_shape == (16, 2, 3)
+    assert net.layout.patches == 6
+    tokens = net.embed(frames, *rest).unflatten(1, (3, net.layout.step))
+    for row, step in ((0, 0), (1, 1), (4, 2)):
+        seen = torch.zeros(1, stack, 8, 12)
+        for age in range(min(stack, step + 1)):
+            seen[0, stack - 1 - age] = frames[row, step - age] / 255
+        answer = net.encoder(seen)[0]
+        for down in range(2):
+            for right in range(3):
+                number = 3 * down + right
+                token = net.image.projection(answer[:, down, right]) + net.image.places[number]
+                place = net.positions[step * net.layout.step + number]
+                torch.testing.assert_close(tokens[row, step, number], token + place)
+
+
 def test_a_layer_is_attention_and_a_widening_by_the_book() -> None:
     net = transformer()
     block, x, mask = net.blocks[0], net.embed(*windows()), net.mask
@@ -146,9 +178,9 @@ def test_sizes_are_the_published_ones(name: str) -> None:
     assert net.layout.length == 156
 
 
-@pytest.mark.parametrize("returns", [7, 0])
-def test_answers_depend_on_nothing_that_comes_later(returns: int) -> None:
-    net, (*parts, hoped) = transformer(returns=returns), windows()
+@pytest.mark.parametrize(("returns", "stack"), [(7, 0), (0, 0), (7, 2)])
+def test_answers_depend_on_nothing_that_comes_later(returns: int, stack: int) -> None:
+    net, (*parts, hoped) = transformer(returns=returns, stack=stack), windows()
     first = (hoped,) if returns else ()
     before = net(*parts, *first)
     frames, task, action, reward = (part.clone() for part in parts)
@@ -177,9 +209,11 @@ def test_a_task_answers_in_its_own_words() -> None:
 
 
 @pytest.mark.parametrize("returns", [7, 0])
-@pytest.mark.parametrize("frame", [(8, 8), (6,)])
-def test_deciding_with_a_memory_is_deciding_without(returns: int, frame: tuple[int, ...]) -> None:
-    net = transformer(returns=returns, context=4, frame=frame)
+@pytest.mark.parametrize(("frame", "stack"), [((8, 8), 0), ((6,), 0), ((8, 8), 1), ((8, 8), 3)])
+def test_deciding_with_a_memory_is_deciding_without(
+    returns: int, frame: tuple[int, ...], stack: int
+) -> None:
+    net = transformer(returns=returns, context=4, frame=frame, stack=stack)
     frames, task, action, reward, hoped = windows(4, frame=frame)
     first = (hoped,) if returns else ()
     whole = net(frames, task, action, reward, *first)

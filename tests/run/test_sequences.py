@@ -17,22 +17,26 @@ from scaledq.data.loader import Transitions
 from scaledq.data.sequences import Sequences
 from scaledq.data.writer import LogWriter
 from scaledq.learn.c51 import C51
+from scaledq.learn.cpc import CPC
 from scaledq.learn.objective import ScaledQL
 from scaledq.learn.optim import OptimConfig
 from scaledq.learn.sequence import DecisionTransformer, SequenceCloning
 from scaledq.nets.head import NeckConfig
 from scaledq.nets.mlp import MLPConfig
+from scaledq.nets.resnet import ResNetConfig
 from scaledq.nets.transformer import TransformerConfig
 from scaledq.play.sequence import SequencePolicy
 from scaledq.play.toy import random_log, task
 from scaledq.play.video import record
+from scaledq.run import assemble
 from scaledq.run.checkpoint import checkpoints
-from scaledq.run.config import RunConfig
+from scaledq.run.config import RunConfig, Start
 from scaledq.run.evaluate import evaluate
 from scaledq.run.export import export
 from scaledq.run.folder import WEIGHTS, Run
 from scaledq.run.policies import load_policy
 from scaledq.run.report import report
+from scaledq.run.start import identified, take_over
 from scaledq.run.train import train
 
 from .conftest import write_log
@@ -145,6 +149,50 @@ def test_a_run_that_died_goes_on_bit_for_bit(small, tmp_path: Path, rule) -> Non
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert [m["loss"] for m in run.metrics] == [m["loss"] for m in whole.metrics]
+
+
+def test_it_starts_from_a_convolutional_encoder_that_was_pre_trained(tmp_path: Path) -> None:
+    cfg = config(write(tmp_path / "store", "chain", 200), "chain", steps=4)
+    cfg = replace(cfg, batch_size=8, log_every=2, checkpoint_every=2)
+    cfg = replace(cfg, transitions=Transitions(stack=3, n_step=1), sequences=Sequences(context=3))
+    body = ResNetConfig(depth=8, width=4, stem="small")
+    source = train(replace(cfg, objective=CPC(width=8), encoder=body), tmp_path)
+    start = Start(run=str(source.folder), of="cpc")
+    with pytest.raises(RunError, match="another encoder"):
+        train(replace(cfg, start=start), tmp_path)
+
+    cfg = replace(cfg, encoder=replace(cfg.encoder, resnet=body), start=start, seed=1)
+    net, known = assemble.network(cfg, source.tasks), load_file(source.folder / WEIGHTS)
+    fresh = {name: value.clone() for name, value in net.state_dict().items()}
+    taken = take_over(net, identified(cfg), source.tasks, data="")
+    encoder = [name for name in fresh if name.startswith("encoder.")]
+    assert taken["tensors"] == len(encoder) > 0
+    assert sorted(encoder) == sorted(name for name in known if name.startswith("encoder."))
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, known[name] if name in encoder else fresh[name]), name
+    assert not any(
+        torch.equal(known[name], fresh[name]) for name in encoder if fresh[name].ndim == 4
+    )
+
+    frozen = train(replace(cfg, start=replace(start, frozen=True)), tmp_path / "frozen")
+    weights = load_file(frozen.folder / WEIGHTS)
+    assert all(torch.equal(weights[name], known[name]) for name in encoder)
+
+    whole = train(cfg, tmp_path / "whole")
+    weights = load_file(whole.folder / WEIGHTS)
+    assert not any(torch.equal(weights[name], known[name]) for name in encoder)
+    died = tmp_path / "died" / whole.folder.name
+    shutil.copytree(whole.folder, died)
+    (died / WEIGHTS).unlink()
+    shutil.rmtree(checkpoints(died / "checkpoints")[-1])
+    again = load_file(train(cfg, tmp_path / "died", resume=True).folder / WEIGHTS)
+    assert all(torch.equal(again[name], weights[name]) for name in weights)
+    assert len(evaluate(whole, episodes=2)) == 2
+
+    tuned = replace(cfg, start=Start(run=str(whole.folder)), seed=2)
+    net = assemble.network(tuned, source.tasks)
+    take_over(net, identified(tuned), source.tasks, data="")
+    assert all(torch.equal(value, weights[name]) for name, value in net.state_dict().items())
 
 
 def test_it_is_filmed_with_probabilities_reported_and_loaded(small, tmp_path: Path) -> None:

@@ -132,6 +132,16 @@ def test_an_arm_of_the_paper_changes_one_thing(name: str, changes: dict[str, Any
     assert differences(RECIPES[name](PAPER), PAPER.run) == changes
 
 
+@pytest.mark.parametrize("scale", SCALES.values(), ids=lambda scale: scale.name)
+def test_the_transformer_on_cpc_reads_what_cpc_trains(scale: Scale) -> None:
+    cfg, cpc = RECIPES["dt_on_cpc"](scale), RECIPES["cpc"](scale)
+    changes = differences(cfg, RECIPES["dt"](scale))
+    assert changes.pop("start.of") == cpc.objective.kind
+    body = flat(json.loads(to_json(cpc.encoder)))
+    assert changes == {f"encoder.resnet.{name}": value for name, value in body.items()}
+    assert cfg.transitions.stack == cpc.transitions.stack
+
+
 @pytest.mark.parametrize(
     ("name", "size"),
     [(f"{family}{size}", size) for family in ("scaled_ql_mse", "bcq")

@@ -30,6 +30,7 @@ class Decoder:
         depth = net.cfg.width // net.cfg.heads
         shape = (len(net.blocks), 2, rows, self.layout.length, net.cfg.heads, depth)
         self._kept = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        self._before: Tensor | None = None  # [R S-1 *frame]: what an encoder sees again
 
     @property
     def device(self) -> torch.device:
@@ -55,6 +56,7 @@ class Decoder:
           choose: asked once, about the first step's return; never by a BC transformer.
         """
         layout = self.layout
+        self._note(rows, frames, steps)
         x = self.net.embed(frames, task, action, reward)
         places = layout.lasting(frames.shape[1]).to(x.device)
         if layout.returns:
@@ -86,12 +88,36 @@ class Decoder:
         """
         net, layout = self.net, self.layout
         done = net.embed_actions(action[:, None], task)
-        parts = [done, net.rewards[reward][:, None], net.image(frame[:, None])[:, 0]]
+        image = net.see(frame[:, None], self._followed(rows, frame))[:, 0]
+        parts = [done, net.rewards[reward][:, None], image]
         if layout.returns:
             parts.append(torch.zeros_like(done))
         x = torch.cat(parts, 1)
         at = (steps * layout.step - 2)[:, None] + torch.arange(x.shape[1], device=x.device)
         return self._policy(self._pass(rows, x + net.positions[at], at), task)
+
+    def _note(
+        self, rows: Int[Tensor, "r"], frames: Shaped[Tensor, "r T *frame"], steps: Int[Tensor, "r"]
+    ) -> None:
+        """Keeps the last frames of windows of so many steps, with zeros before their first."""
+        before, picture = self.net.before, frames.shape[2:]
+        if not before:
+            return
+        if self._before is None:
+            self._before = frames.new_zeros(self._kept.shape[2], before, *picture)
+        padded = torch.cat([frames.new_zeros(len(rows), before, *picture), frames], 1)
+        at = steps[:, None] + torch.arange(before, device=steps.device)
+        self._before[rows] = padded[torch.arange(len(rows), device=rows.device)[:, None], at]
+
+    def _followed(
+        self, rows: Int[Tensor, "r"], frame: Shaped[Tensor, "r *frame"]
+    ) -> Shaped[Tensor, "r s *frame"] | None:
+        """The frames before this one, which is kept in the place of the oldest."""
+        if self._before is None:
+            return None
+        before = self._before[rows]
+        self._before[rows] = torch.cat([before[:, 1:], frame[:, None]], 1)
+        return before
 
     def _policy(self, answer: Float[Tensor, "r D"], task: Int[Tensor, "r"]) -> Tensor:
         logits = self.net.policy(answer[:, None], task)[:, 0]

@@ -1,7 +1,7 @@
 """The multi-game decision transformer: windows of steps in, returns, actions and rewards out.
 
-Lee et al. (2022), https://arxiv.org/abs/2205.15241. Shapes: B windows, T steps, P patches of an
-image, L tokens, D width, A actions, V tokens of the vocabulary, Z returns.
+Lee et al. (2022), https://arxiv.org/abs/2205.15241. Shapes: B windows, T steps, S stacked frames,
+P patches of an image, L tokens, D width, A actions, V tokens of the vocabulary, Z returns.
 """
 
 from math import ceil, prod
@@ -16,7 +16,9 @@ from scaledq.core.config import config
 from scaledq.core.errors import ConfigError
 from scaledq.core.outputs import Outputs
 from scaledq.core.vocabulary import Vocabulary
+from scaledq.nets.blocks import floats
 from scaledq.nets.layout import Layout
+from scaledq.nets.resnet import ResNetConfig
 
 REWARDS = 3
 """Negative, none, positive: section 3."""
@@ -36,6 +38,9 @@ class TransformerConfig:
     Frames that are no pictures become one token."""
     dropout: float = 0.1
     """Of what each layer adds."""
+    resnet: ResNetConfig | None = None
+    """Makes the image tokens, one of each place on its map, in the patches' stead; it sees stacks
+    of the window's frames. What an objective such as CPC has pre-trained can take its place."""
 
     def __post_init__(self) -> None:
         for field in ("width", "heads", "layers", "patch"):
@@ -109,6 +114,9 @@ class Transformer(nn.Module):
       context: T at most.
       vocabulary: the tokens of every task's actions.
       returns: Z, how many returns are told apart; 0 for no return tokens (the BC transformer).
+      encoder: of stacks [S *frame], to maps that are read in the patches' stead.
+      stack: S, how many of the window's frames the encoder sees at once; zeros stand before its
+        first.
     """
 
     available: Bool[Tensor, "N A"]
@@ -123,10 +131,13 @@ class Transformer(nn.Module):
         context: int,
         vocabulary: Vocabulary,
         returns: int,
+        encoder: nn.Module | None = None,
+        stack: int = 1,
     ):
         super().__init__()
         self.cfg, width = cfg, cfg.width
-        self.image = _Patches(cfg, frame_shape)
+        self.encoder, self.before = encoder, stack - 1
+        self.image = _Map(encoder, width) if encoder else _Patches(cfg, frame_shape)
         self.layout = Layout(context, self.image.patches, returns=returns > 0)
         self.positions = _embedding(self.layout.length, width)
         self.actions = _embedding(vocabulary.size, width)
@@ -204,7 +215,7 @@ class Transformer(nn.Module):
                 f"window of {steps}; give it the last {self.layout.context}"
             )
         act, paid = self.embed_actions(action, task), F.embedding(reward, self.rewards)
-        parts = [self.image(frames), act[:, :, None], paid[:, :, None]]
+        parts = [self.see(frames), act[:, :, None], paid[:, :, None]]
         if self.layout.returns:
             asked = torch.zeros_like(act)
             if returns is not None:
@@ -212,6 +223,24 @@ class Transformer(nn.Module):
             parts.insert(1, asked[:, :, None])
         x = torch.cat(parts, 2).flatten(1, 2)
         return x + self.positions[: x.shape[1]]
+
+    def see(
+        self,
+        frames: Shaped[Tensor, "B T *frame"],
+        before: Shaped[Tensor, "B s *frame"] | None = None,
+    ) -> Float[Tensor, "B T P D"]:
+        """The tokens of each step's image.
+
+        Args:
+          before: the frames in front of the first; none (zeros) where a window begins.
+        """
+        if self.encoder is None:
+            return self.image(frames)
+        if before is None:
+            before = frames.new_zeros(len(frames), self.before, *frames.shape[2:])
+        stacks = torch.cat([before, frames], 1).unfold(1, self.before + 1, 1).movedim(-1, 2)
+        maps = self.encoder(floats(stacks.flatten(0, 1), self.positions.dtype))
+        return self.image(maps.unflatten(0, frames.shape[:2]))
 
     def embed_actions(
         self, action: Int[Tensor, "B T"], task: Int[Tensor, "B"]
@@ -226,6 +255,21 @@ class Transformer(nn.Module):
         logits = self.action_head(features)
         own = self.tokens[task][:, None].expand(-1, logits.shape[1], -1)
         return logits.gather(-1, own)
+
+
+class _Map(nn.Module):
+    """[B T C h w] -> [B T h*w D]: each place of a map times one matrix, plus its place."""
+
+    def __init__(self, encoder: nn.Module, width: int):
+        super().__init__()
+        shape: tuple[int, ...] = encoder.out_shape  # pyright: ignore[reportAssignmentType]
+        channels, *size = shape
+        self.patches = prod(size)
+        self.projection = _linear(channels, width)
+        self.places = _embedding(self.patches, width)
+
+    def forward(self, maps: Float[Tensor, "B T C h w"]) -> Float[Tensor, "B T P D"]:
+        return self.projection(maps.flatten(3).transpose(2, 3)) + self.places
 
 
 class _Patches(nn.Module):

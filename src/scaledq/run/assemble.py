@@ -109,6 +109,7 @@ def transformer(cfg: RunConfig, body: TransformerConfig, tasks: tuple[Task, ...]
     """As `network`, for a run that learns from windows."""
     objective = cfg.objective
     assert isinstance(objective, DecisionTransformer | SequenceCloning), "checked by RunConfig"
+    stack = cfg.transitions.stack if body.resnet else 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.seed)
         return Transformer(
@@ -117,6 +118,8 @@ def transformer(cfg: RunConfig, body: TransformerConfig, tasks: tuple[Task, ...]
             context=cfg.sequences.context,
             vocabulary=vocabulary(tasks),
             returns=objective.returns,
+            encoder=encoder(body.resnet, (stack, *tasks[0].frame_shape)) if body.resnet else None,
+            stack=stack,
         )
 
 

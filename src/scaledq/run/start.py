@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from scaledq.core.errors import ConfigError, RunError, suggest
 from scaledq.core.task import Task
 from scaledq.learn.learner import Learner
+from scaledq.nets.transformer import TransformerConfig
 from scaledq.run.config import RunConfig, Start
 from scaledq.run.folder import WEIGHTS, Run, open_run
 
@@ -84,7 +85,7 @@ def take_over(
     source = _source(start)
     _check_fit(source, cfg, tasks)
     theirs = _weights(source)
-    taken = _prefixes(net, start)
+    taken = _prefixes(net, start, source)
     names = [name for name in net.state_dict() if _is_taken(name, taken)]
     _copy(net, theirs, names, source)
     if start.parts == "all":
@@ -104,7 +105,7 @@ def take_over(
 def hold_back(learner: Learner, cfg: RunConfig) -> None:
     """Lets what was taken over rest for the first `start.thaw` updates."""
     if cfg.start.thaw:
-        prefixes = _prefixes(learner.net, cfg.start)
+        prefixes = _prefixes(learner.net, cfg.start, _source(cfg.start))
         named = learner.net.named_parameters()
         learner.hold((p for name, p in named if _is_taken(name, prefixes)), until=cfg.start.thaw)
 
@@ -140,10 +141,12 @@ def _source(start: Start) -> Run:
 
 
 def _check_fit(source: Run, cfg: RunConfig, tasks: tuple[Task, ...]) -> None:
-    old = source.config
-    if old.encoder != cfg.encoder:
+    old, wanted = source.config, cfg.encoder
+    if isinstance(wanted, TransformerConfig) and wanted.resnet and not old.sequential:
+        wanted = wanted.resnet
+    if old.encoder != wanted:
         raise RunError(
-            f"{source.folder} has another encoder: wanted {cfg.encoder}, found {old.encoder}; "
+            f"{source.folder} has another encoder: wanted {wanted}, found {old.encoder}; "
             "give this run the same --encoder, or start from another run"
         )
     if old.transitions.stack != cfg.transitions.stack:
@@ -172,11 +175,12 @@ def _weights(source: Run) -> dict[str, Tensor]:
         raise RunError(f"{source.folder / WEIGHTS} is damaged ({error}); train it again") from error
 
 
-def _prefixes(net: nn.Module, start: Start) -> tuple[str, ...]:
-    """How the names begin of what is taken over, heads aside. A transformer has no encoder of its
-    own: its whole body is fine-tuned (section 5.2)."""
+def _prefixes(net: nn.Module, start: Start, source: Run) -> tuple[str, ...]:
+    """How the names begin of what is taken over, heads aside. Another transformer's encoder is all
+    of it: its whole body is fine-tuned (section 5.2)."""
     parts = {name.partition(".")[0] + "." for name, _ in net.named_parameters()} - {HEADS}
-    return (ENCODER,) if start.parts == "encoder" and ENCODER in parts else tuple(sorted(parts))
+    encoder = start.parts == "encoder" and ENCODER in parts and not source.config.sequential
+    return (ENCODER,) if encoder else tuple(sorted(parts))
 
 
 def _is_taken(name: str, prefixes: tuple[str, ...]) -> bool:

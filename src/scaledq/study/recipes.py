@@ -31,6 +31,7 @@ from scaledq.study.transformers import (
     bc_transformer_small,
     dt,
     dt_large,
+    dt_on_cpc,
     dt_small,
 )
 
@@ -342,6 +343,7 @@ RECIPES: dict[str, Recipe] = {
         dt,
         dt_small,
         dt_large,
+        dt_on_cpc,
         bc_transformer,
         bc_transformer_small,
         bc_transformer_large,

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from scaledq.learn.sequence import DecisionTransformer, SequenceCloning
 from scaledq.nets.transformer import TransformerConfig
-from scaledq.run.config import RunConfig
+from scaledq.run.config import RunConfig, Start
 from scaledq.study.spec import Scale
 
 
@@ -21,6 +21,13 @@ def dt_small(scale: Scale) -> RunConfig:
 def dt_large(scale: Scale) -> RunConfig:
     """The multi-game decision transformer, large: 200 M (figures 2, 4, 5 and 6)."""
     return _decision_transformer(scale, scale.transformers.large)
+
+
+def dt_on_cpc(scale: Scale) -> RunConfig:
+    """The decision transformer on the encoder of a `cpc` run: --start.run RUN (figure 7)."""
+    run = dt(scale)
+    encoder = replace(scale.transformers.medium, resnet=scale.run.encoder)
+    return replace(run, encoder=encoder, start=Start(of="cpc"))
 
 
 def bc_transformer(scale: Scale) -> RunConfig:
