@@ -38,17 +38,29 @@ CLIP_STEPS = 450
 
 
 def report(runs: Sequence[Run], out: Path, *, videos: bool = True) -> Path:
-    """Writes the page about `runs`, the first of them being its subject, to `out`.
+    """Writes the page about `runs` to `out`; the first of them that was played is its subject.
+
+    Runs without scores (they train, or nobody let them play) have curves and health only, and the
+    page names them.
 
     Raises:
-      RunError: a run without scores (evaluate it first).
+      RunError: no run has scores (evaluate one first).
       DataError: runs scored under unequal protocols.
     """
     if not runs:
         raise RunError("a report needs at least one run; give folders of `scaledq train`")
-    subject = runs[0]
-    played = [row for run in runs for row in read_scores(run.folder / SCORES)]
+    scores = {run.folder: _scores(run) for run in runs}
+    runs = sorted(runs, key=lambda run: not scores[run.folder])
+    subject, lacking = runs[0], [run.name for run in runs if not scores[run.folder]]
+    if not scores[subject.folder]:
+        raise RunError(
+            f"no run has scores yet ({', '.join(lacking)}); play one first: "
+            f"scaledq evaluate {subject.folder}"
+        )
+    played = [row for run in runs for row in scores[run.folder]]
     recorded, remarks = _recorded(subject)
+    if lacking:
+        remarks += (f"Not evaluated yet, so without scores: {', '.join(lacking)}.",)
     data = ReportData(
         title=f"Scaled Q-learning on {len(subject.tasks)} tasks",
         scores=group([asdict(row) for row in played + recorded]),
@@ -64,6 +76,11 @@ def report(runs: Sequence[Run], out: Path, *, videos: bool = True) -> Path:
     )
     write_atomic(out, page(data))
     return out
+
+
+def _scores(run: Run) -> list[ScoreRow]:
+    path = run.folder / SCORES
+    return read_scores(path) if path.exists() else []
 
 
 def _recorded(run: Run) -> tuple[list[ScoreRow], tuple[str, ...]]:
@@ -96,9 +113,10 @@ def _facts(runs: Sequence[Run]) -> dict[str, str]:
     transitions = first.facts.get("transitions", [])
     facts["Transitions a task"] = ", ".join(f"{n:,}" for n in transitions)
     for run in runs:
+        taken = f"{run.facts.get('seconds', 0) / 60:.1f} minutes" if run.finished else "unfinished"
         facts[_named(run, runs)] = (
             f"{run.facts['parameters']:,} parameters, {run.config.steps:,} steps of "
-            f"{run.config.batch_size}, {run.facts.get('seconds', 0) / 60:.1f} minutes"
+            f"{run.config.batch_size}, {taken}"
         )
     facts["Hardware"] = first.facts["hardware"]
     facts["Versions"] = ", ".join(f"{k} {v}" for k, v in first.facts["versions"].items())
