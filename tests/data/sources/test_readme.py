@@ -52,7 +52,7 @@ def test_every_kind_of_copy_becomes_a_whole_store_as_readme_says(
     assert kinds == {"dqn-replay", "rl-unplugged", "minari", "arrays", "action-log"}
     for command in asked:
         main(command[1:])
-    tasks = {"logs": 1, "raw": 1, "others": 2, "regenerated": 1}
+    tasks = {"store": 1, "raw": 1, "others": 2, "regenerated": 1}
     for name, count in tasks.items():
         store = open_store(name)
         assert len(store.tasks) == count, name
