@@ -1,7 +1,8 @@
 """How action logs become logs again, bit for bit: the recorded actions in fresh environments.
 
-R slots play T steps together. A slot with less to play than the others rests first, so that all
-end in step T, wherever that is: at the ends of logs, or amid episodes that will go on.
+Whole logs are played by each slot in its own time (`regenerate`). A recording that goes on needs a
+fleet whose R slots stand where they were: they play T steps together, and one with less to play
+rests first, so that all end in step T, amid episodes that will go on (`play_again`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,11 +38,6 @@ class Take:
     @property
     def episode(self) -> Episode:
         return self.log.episodes[self.number]
-
-    @property
-    def last(self) -> bool:
-        """The log ends with it."""
-        return self.number == len(self.log.episodes) - 1
 
     def check(self, played: Episode | None) -> None:
         """Compares what came out; raises DataError that names the episode and the difference."""
