@@ -36,6 +36,7 @@ SMALL = PQNConfig(
     rollout=8,
     minibatch=16,
     explore=0.5,
+    zeta=2.0,
     log_every=2,
     checkpoint_every=0.0,
 )
@@ -180,7 +181,7 @@ def test_epsilon_falls_from_one_in_a_line_and_stays() -> None:
 
 
 def test_random_actions_are_as_many_as_asked_and_within_each_task() -> None:
-    pqn = agent()
+    pqn = agent(replace(SMALL, zeta=None))
     values = torch.zeros(4, 4)
     values[:, 2] = 1
     chosen = np.stack([pqn.act(values, step=s, epsilon=0.5) for s in range(4_000)])
@@ -290,7 +291,14 @@ def test_a_loss_that_is_not_finite_stops_the_recording(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("rollout", 0), ("epochs", 0), ("epsilon", 1.5), ("lam", -0.1), ("reward_clip", 0.0)],
+    [
+        ("rollout", 0),
+        ("epochs", 0),
+        ("epsilon", 1.5),
+        ("lam", -0.1),
+        ("reward_clip", 0.0),
+        ("zeta", 1.0),
+    ],
 )
 def test_settings_that_make_no_sense_are_refused(field: str, value: float) -> None:
     with pytest.raises(ConfigError, match=field):

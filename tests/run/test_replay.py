@@ -41,7 +41,7 @@ SMALL = DQNConfig(
     optim=OptimConfig(lr=3e-3, eps=1e-5, target_every=10),
     transitions=Transitions(stack=1, n_step=2, gamma=toy.CHAIN.discount),
     replay=Replay(
-        ring=RingConfig(capacity=180, frames="zstd"), warmup=80, epsilon=0.2, explore=0.5
+        ring=RingConfig(capacity=180, frames="zstd"), warmup=80, epsilon=0.2, explore=0.5, zeta=3.0
     ),
     log_every=10,
     checkpoint_every=20,
@@ -285,7 +285,8 @@ def test_what_could_never_learn_is_refused_before_anything_is_written(
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("train_every", 0), ("warmup", 0), ("epsilon", 1.5), ("explore", -0.1)]
+    ("field", "value"),
+    [("train_every", 0), ("warmup", 0), ("epsilon", 1.5), ("explore", -0.1), ("zeta", 0.5)],
 )
 def test_settings_that_make_no_sense_are_refused(field: str, value: float) -> None:
     with pytest.raises(ConfigError, match=rf"replay\.{field}"):

@@ -7,7 +7,7 @@ tasks, one head each. Shapes: T steps of a rollout, R rows (environments of all 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from scaledq.nets.head import NeckConfig, Network
 from scaledq.nets.nature import NatureConfig
 from scaledq.run.checkpoint import State
 from scaledq.run.config import Encoder
-from scaledq.run.explore import Explorer, epsilon_at
+from scaledq.run.explore import Explorer, check_zeta, epsilon_at
 from scaledq.run.stage import Stage
 
 
@@ -52,6 +52,9 @@ class PQNConfig:
     epsilon: float = 0.01
     """Probability of a random action after the first `explore` of the recording; 1 at its start."""
     explore: float = 0.1
+    zeta: float | None = None
+    """A random action lasts n steps with a probability as n ** -zeta, 2 in Dabney et al. (2021);
+    none: one step. Where only a long way in one direction pays, as in Freeway, it finds that."""
     log_every: int = 20
     """Rollouts between two rows of metrics."""
     checkpoint_every: float = 120.0
@@ -64,6 +67,7 @@ class PQNConfig:
         for field in ("gamma", "lam", "epsilon", "explore"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ConfigError(f"pqn.{field}: must lie in [0, 1], got {getattr(self, field)}")
+        check_zeta("pqn.zeta", self.zeta)
         if self.reward_clip <= 0:
             raise ConfigError(f"pqn.reward_clip: must be positive, got {self.reward_clip}")
 
@@ -116,7 +120,7 @@ class PQN:
         self.optimizer = cfg.optim.build(net.parameters())
         self.rollouts = 0
         choices = net.available.sum(-1).cpu().numpy()[task_index]
-        self._explorer = Explorer(choices, seed=seed)
+        self._explorer = Explorer(choices, seed=seed, zeta=cfg.zeta)
         self._task = torch.from_numpy(task_index).to(self.device)
         self._metrics: dict[str, float] = {}
 
@@ -215,9 +219,9 @@ class PQN:
             named |= {f"optimizer.{index}.{name}": value for name, value in slots.items()}
         return named
 
-    def scalars(self) -> dict[str, int]:
+    def scalars(self) -> dict[str, Any]:
         """What else a checkpoint keeps."""
-        return {"rollouts": self.rollouts}
+        return {"rollouts": self.rollouts, **self._explorer.scalars()}
 
     def load(self, state: State) -> None:
         """Goes on from a checkpoint of `tensors` and `scalars`."""
@@ -236,6 +240,7 @@ class PQN:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
         self.rollouts = state.scalars["rollouts"]
+        self._explorer.load(state.scalars)
 
     def resume(self, stage: Stage) -> None:
         """The stage goes on where the checkpoint was taken: nothing to do."""

@@ -17,7 +17,7 @@ from scaledq.data.ring import Ring, RingConfig
 from scaledq.learn.learner import Learner
 from scaledq.learn.objective import Pretraining
 from scaledq.run.checkpoint import State
-from scaledq.run.explore import Explorer, epsilon_at
+from scaledq.run.explore import Explorer, check_zeta, epsilon_at
 from scaledq.run.stage import Stage
 
 ROUND = 16
@@ -38,6 +38,9 @@ class Replay:
     epsilon: float = 0.01
     """Probability of a random action after the first `explore` of the recording; 1 at its start."""
     explore: float = 0.1
+    zeta: float | None = None
+    """A random action lasts n steps with a probability as n ** -zeta, 2 in Dabney et al. (2021);
+    none: one step. Where only a long way in one direction pays, as in Freeway, it finds that."""
 
     def __post_init__(self) -> None:
         for field in ("train_every", "warmup"):
@@ -46,6 +49,7 @@ class Replay:
         for field in ("epsilon", "explore"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ConfigError(f"replay.{field}: must lie in [0, 1], got {getattr(self, field)}")
+        check_zeta("replay.zeta", self.zeta)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +84,7 @@ class ReplayAgent:
     ) -> None:
         self.learner, self.ring, self.replay, self.rhythm = learner, ring, replay, rhythm
         choices = np.array([task.actions for task in ring.tasks])[task_index]
-        self._explorer = Explorer(choices, seed=seed)
+        self._explorer = Explorer(choices, seed=seed, zeta=replay.zeta)
         self.device = next(learner.net.parameters()).device
         self._task = torch.from_numpy(task_index).to(self.device)
         self._before = 0
@@ -133,13 +137,14 @@ class ReplayAgent:
         return {name: value for name, value in state.items() if isinstance(value, Tensor)}
 
     def scalars(self) -> dict[str, Any]:
-        """The learner's step."""
-        return {"updates": self.learner.step}
+        """The learner's step, and how random actions go on."""
+        return {"updates": self.learner.step, **self._explorer.scalars()}
 
     def load(self, state: State) -> None:
         """Takes up the learner; raises RunError if it is another network's or objective's."""
         tensors = {k: v for k, v in state.tensors.items() if not k.startswith("log.")}
         self.learner.load_state_dict({**tensors, "step": state.scalars["updates"]})
+        self._explorer.load(state.scalars)
 
     def resume(self, stage: Stage) -> None:
         """Fills the ring with the last rows of every log, which is what it held."""
