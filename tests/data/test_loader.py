@@ -168,7 +168,7 @@ HOW = [
 @pytest.mark.parametrize("tasks", [PICTURES, VECTORS], ids=["pictures", "vectors"])
 def test_batches_are_those_of_a_slow_reading(how, tasks, stores_of) -> None:
     stores, truth = stores_of(tasks)
-    loader = loader_of(stores, tasks, transitions=how, batch_size=256)
+    loader = loader_of(stores, tasks, transitions=how, batch_size=256, returns=True)
     expected = [
         {k: s for rows in logs for k, s in samples_by_hand(rows, how).items()} for logs in truth
     ]
@@ -177,6 +177,8 @@ def test_batches_are_those_of_a_slow_reading(how, tasks, stores_of) -> None:
     seen = [set() for _ in tasks]
     for step in range(12):
         batch, returns = transitions(loader.batch(step)), loader.returns(step)
+        assert batch.returns is not None
+        assert torch.equal(batch.returns.nan_to_num(9), returns.nan_to_num(9))
         assert batch.frames.shape == (256, how.stack + how.n_step, *tasks[0].frame_shape)
         for row, task in enumerate(batch.task.tolist()):
             key = batch.frames[row, how.stack - 1].numpy().tobytes()
@@ -228,6 +230,14 @@ def test_returns_stop_looking_where_rewards_weigh_nothing(tmp_path, write, rando
             assert found == pytest.approx(expected, abs=2e-4)
         else:
             assert np.isnan(found)
+
+
+def test_returns_that_nothing_in_the_logs_tells_are_refused(tmp_path, write, random_rows) -> None:
+    write(tmp_path, PICTURES[0], random_rows(PICTURES[0], 50, seed=0, end=0.0))
+    with pytest.raises(
+        DataError, match=r"no episode that ends.*set objective\.calibrated to false"
+    ):
+        loader_of([open_store(tmp_path)], PICTURES[:1], returns=True)
 
 
 def test_a_cut_view_looks_at_no_frame_or_reward_beyond_the_cut(

@@ -14,6 +14,7 @@ from scaledq.core.task import Task
 from scaledq.data.loader import Transitions
 from scaledq.data.ring import Ring, RingConfig
 from scaledq.data.rows import COLUMNS
+from scaledq.data.windows import NEGLIGIBLE
 
 TASKS = tuple(Task(name=n, actions=3, frame_shape=(2,), frame_dtype="int32") for n in "ab")
 SLOTS = 2
@@ -68,7 +69,9 @@ class Play:
 def make(capacity: int = 1_000, *, stack: int = 3, n: int = 2, kind: str = "plain") -> Ring:
     cfg = RingConfig(capacity=capacity, frames=kind)  # pyright: ignore[reportArgumentType]
     transitions = Transitions(stack=stack, n_step=n, gamma=0.9)
-    return Ring(cfg, TASKS, slots=SLOTS, transitions=transitions, batch_size=16, seed=5)
+    return Ring(
+        cfg, TASKS, slots=SLOTS, transitions=transitions, batch_size=16, seed=5, returns=True
+    )
 
 
 def drawn(batch: Batch) -> list[tuple[int, int]]:
@@ -84,6 +87,18 @@ def stack_at(play: Play, slot: int, row: int, stack: int) -> np.ndarray:
             break
         row -= 1
     return frames
+
+
+def future_of(rows: list[Row], gamma: float) -> float:
+    """The discounted sum to the episode's end; not a number where it has not ended."""
+    total = 0.0
+    for k, row in enumerate(rows):
+        if row.action < 0:
+            return float("nan")
+        total += gamma**k * np.clip(row.reward, -1, 1)
+        if row.terminated or row.truncated or gamma ** (k + 1) <= NEGLIGIBLE:
+            return total
+    raise AssertionError("the newest row has no action")
 
 
 def assert_reads(play: Play, batch: Batch, t: Transitions) -> None:
@@ -106,6 +121,9 @@ def assert_reads(play: Play, batch: Batch, t: Transitions) -> None:
         expected = 0.0 if last.terminated else t.gamma**steps
         np.testing.assert_allclose(batch.discount[number], expected, rtol=1e-6)
         np.testing.assert_array_equal(batch.obs[number], stack_at(play, slot, row, t.stack))
+        assert batch.returns is not None
+        future = future_of(rows[row:], t.gamma)
+        assert float(batch.returns[number]) == pytest.approx(future, abs=1e-3, nan_ok=True)
         after = stack_at(play, slot, row + steps, t.stack)
         np.testing.assert_array_equal(batch.next_obs[number], after)
 
@@ -177,6 +195,9 @@ def test_nothing_is_lost_while_there_is_room_and_batches_are_a_function_of_the_s
 def assert_same(one: Batch, other: Batch) -> None:
     for name in ("frames", "task", "action", "reward", "step_reward", "discount", "steps"):
         assert torch.equal(getattr(one, name), getattr(other, name)), name
+    assert one.returns is not None
+    assert other.returns is not None
+    torch.testing.assert_close(one.returns, other.returns, rtol=0, atol=0, equal_nan=True)
 
 
 def restored(ring: Ring, play: Play, *, playing: np.ndarray, missing: np.ndarray) -> Ring:

@@ -1,10 +1,12 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from scaledq.learn.c51 import C51
-from scaledq.learn.cql import gap, masked, of_action
+from scaledq.learn.cql import calibrated_gap, gap, masked, of_action
 
 
 def test_gap_is_eq_1_written_with_sums() -> None:
@@ -50,3 +52,45 @@ def test_masked_and_of_action_pick_slots() -> None:
     assert masked(values, available).argmax(-1).tolist() == [1, 2]
     assert of_action(values, torch.tensor([2, 0])).tolist() == [2.0, 3.0]
     assert of_action(values[..., None], torch.tensor([2, 0])).tolist() == [[2.0], [3.0]]
+
+
+NAN = float("nan")
+
+
+def test_the_calibrated_gap_is_written_with_sums_and_floors() -> None:
+    """Four rows: a floor among the values, one above them all, one below, an unknown one."""
+    q = torch.tensor([[1.0, -2, 3], [0.5, 0, 9], [1, 2, 9], [4, 1, 0]], dtype=torch.float64)
+    action, count = [1, 0, 1, 2], [3, 2, 2, 3]
+    returns = [0.5, 7.0, -8.0, NAN]
+    expected = [
+        math.log(math.exp(1.0) + math.exp(0.5) + math.exp(3.0)) + 2.0,
+        math.log(2 * math.exp(7.0)) - 0.5,
+        math.log(math.exp(1.0) + math.exp(2.0)) - 2.0,
+        0.0,
+    ]
+    available = torch.arange(3) < torch.tensor(count)[:, None]
+    found = calibrated_gap(q, torch.tensor(action), available, torch.tensor(returns))
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
+
+
+def test_calibration_pushes_down_only_what_lies_above_the_return() -> None:
+    q = torch.tensor([[1.0, -2, 3], [1.0, -2, 3]], dtype=torch.float64, requires_grad=True)
+    every, action = torch.ones(2, 3, dtype=torch.bool), torch.tensor([1, 0])
+    loss = calibrated_gap(q, action, every, torch.tensor([2.0, NAN], dtype=torch.float64))
+    (grad,) = torch.autograd.grad(loss.sum(), q)
+    share = math.exp(3.0) / (math.exp(3.0) + 2 * math.exp(2.0))
+    torch.testing.assert_close(grad[0], torch.tensor([0.0, -1.0, share], dtype=torch.float64))
+    assert not grad[1].any(), "an episode that has not ended holds nothing down"
+
+
+@given(st.lists(st.floats(-50, 50), min_size=2, max_size=18), st.floats(-100, 100))
+def test_the_calibrated_gap_is_never_below_the_plain_one_nor_negative(
+    values: list[float], floor: float
+) -> None:
+    q, action = torch.tensor([values], dtype=torch.float64), torch.tensor([1])
+    every = torch.ones_like(q, dtype=torch.bool)
+    found = calibrated_gap(q, action, every, torch.tensor([floor], dtype=torch.float64))
+    plain = gap(q, action, every)
+    assert found >= plain >= 0
+    if floor <= min(values):
+        torch.testing.assert_close(found, plain)

@@ -1,5 +1,6 @@
 """Every objective: published formulas in loops, exact optima, and blindness to padded actions."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scaledq.core.batch import Batch
 from scaledq.core.config import from_json, to_json
 from scaledq.core.errors import ConfigError
 from scaledq.learn.bc import BehaviourCloning
@@ -81,6 +83,43 @@ def test_the_conservative_weight_moves_in_a_straight_line_and_then_stays() -> No
     assert still.at(7) is still
     with pytest.raises(ConfigError, match=r"objective\.alpha_steps"):
         ScaledQL(alpha_steps=-1)
+
+
+@pytest.mark.parametrize("td", [C51(atoms=5, v_min=-1.0, v_max=1.0), MSE(unitary=False)])
+def test_calibrated_ql_is_cal_qls_written_in_loops(world, table, td) -> None:
+    """Every third return is unknown: that row loses its TD error alone."""
+    plain = doubled(world.batch)
+    floor = torch.linspace(-0.8, 0.8, len(plain)).double()
+    floor[::3] = torch.nan
+    batch = replace(plain, returns=floor)
+    objective = ScaledQL(td=td, alpha=0.3, calibrated=True)
+    net, target_net = (randomise(table(objective.heads)) for _ in range(2))
+    loss, terms = objective(net, target_net, batch)
+    alone, _ = replace(objective, alpha=0.0)(net, target_net, batch)
+    q = td.q(net.tables["q"]).detach().numpy()
+    for b in range(len(batch)):
+        task, state = int(batch.task[b]), int(batch.obs[b, 0, 0])
+        values = q[task, state, : 2 + task]
+        expected = 0.0
+        if b % 3:
+            floored = [math.exp(max(value, float(floor[b]))) for value in values]
+            expected = math.log(sum(floored)) - values[batch.action[b]]
+        assert terms["cql_gap"][b].item() == pytest.approx(expected, rel=1e-9)
+        assert (loss - alone)[b].item() == pytest.approx(0.3 * expected, rel=1e-9, abs=1e-12)
+    with pytest.raises(ConfigError, match=r"objective\.calibrated needs Monte-Carlo returns"):
+        objective(net, target_net, plain)
+
+
+def test_unitary_scaling_scales_the_floor_too(world, table) -> None:
+    objective = ScaledQL(td=MSE(), calibrated=True)
+    learner = Learner(table(objective.heads), objective, OptimConfig(), tasks=2)
+    batch = replace(world.batch, returns=2 * world.batch.reward)
+    learner.update(batch)
+    assert learner.reward_scale().ne(1).any()
+    seen = learner.scaled(batch)
+    assert isinstance(seen, Batch)
+    assert seen.returns is not None
+    torch.testing.assert_close(seen.returns, 2 * seen.reward)
 
 
 def test_double_lets_the_online_network_choose(world, table) -> None:

@@ -27,6 +27,9 @@ class Batch:
     """gamma**m after m steps, or 0 where the episode terminated: losses never ask about endings."""
     steps: Int[Tensor, "B"]
     """m, the steps from `obs` to `next_obs`: n, or fewer where episode or log ends first."""
+    returns: Float[Tensor, "B"] | None = None
+    """Monte-Carlo: the discounted sum of the (clipped) rewards from `obs` to the episode's end, NaN
+    where that end is not known; None where no objective asks for it."""
     stack: int = 4
     noise: int = 0
     """Names whatever an objective draws at this optimiser step: a function of (seed, step) too."""

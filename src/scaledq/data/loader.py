@@ -25,17 +25,12 @@ from scaledq.core.task import Task
 from scaledq.data import zarr
 from scaledq.data.columns import Columns
 from scaledq.data.reader import Plan
-from scaledq.data.rows import START, USABLE
+from scaledq.data.rows import ENDED, START, USABLE
 from scaledq.data.sampler import draws, sample
 from scaledq.data.sequences import Sequences
 from scaledq.data.store import Log, Store
 from scaledq.data.view import View, select
-from scaledq.data.windows import Walk, clipped, runs, walk
-
-HORIZON = 4096
-"""Rows that `returns` looks ahead at most."""
-NEGLIGIBLE = 1e-4
-"""It looks no further than a reward's weight stays above this."""
+from scaledq.data.windows import Walk, clipped, horizon, monte_carlo, runs, walk
 
 
 @config
@@ -109,12 +104,13 @@ class Loader:
       tasks: names; their order is the meaning of `Batch.task`.
       transitions: what a row becomes: a transition, or a window of steps.
       batch_size: of the global batch; rank r of `world` gets its rows r::world.
+      returns: batches of transitions hold their Monte-Carlo returns too.
       prefetch: batches that `stream` keeps ready.
       pinned: `stream` leaves them in page-locked memory, for copies to a GPU.
 
     Raises:
       DataError: a task that no store has, a damaged log, a view that leaves a task empty, or
-        returns to go that no log of a task knows.
+        returns that no log of a task knows.
       TaskError: tasks of unequal frames, or stores that disagree about a task.
     """
 
@@ -127,6 +123,7 @@ class Loader:
         transitions: Transitions | Sequences,
         batch_size: int,
         seed: int,
+        returns: bool = False,
         rank: int = 0,
         world: int = 1,
         prefetch: int = 2,
@@ -149,6 +146,8 @@ class Loader:
         self._reader = transitions.reader(self._columns)
         edges = self._columns.offsets[np.cumsum([0, *map(len, pieces)])].tolist()
         self._edges = edges
+        if returns and isinstance(transitions, Transitions):
+            _check_ends(self._columns, self.tasks, edges, gamma=transitions.gamma)
         among, lacking = self._reader.choosable, self._reader.lacking
         self._selections = [
             select(view, self._columns, first, last, task=task.name, among=among, lacking=lacking)
@@ -161,7 +160,7 @@ class Loader:
         self._shares = view.shares([task.name for task in self.tasks], self.sizes)
         self._transitions, self._batch_size, self._seed = transitions, batch_size, seed
         self._part = slice(rank, None, world)
-        self._prefetch, self._pinned = prefetch, pinned
+        self._prefetch, self._pinned, self._returns = prefetch, pinned, returns
 
     def batch(self, step: int) -> Batch | Windows:
         """This rank's part of the global batch of optimiser step `step`."""
@@ -200,10 +199,7 @@ class Loader:
         """
         t = self._transitions
         assert isinstance(t, Transitions), "of transitions only"
-        n = int((t.gamma ** np.arange(HORIZON, dtype=np.float64) > NEGLIGIBLE).sum())
-        found = walk(self._columns, self._rows(step)[1], n=n, gamma=t.gamma, clip=t.reward_clip)
-        known = found.ended | ((found.steps == n) & (t.gamma**n <= NEGLIGIBLE))
-        return torch.from_numpy(np.where(known, found.reward, np.nan).astype(np.float32))
+        return torch.from_numpy(monte_carlo(self._future(self._rows(step)[1]), gamma=t.gamma))
 
     def episodes(self, step: int) -> np.ndarray:
         """Which episode, counted over all logs, each row of `batch(step)` is of: int64 [B]."""
@@ -224,10 +220,15 @@ class Loader:
         reads = [
             log.read("frames", row, row + 1) for log, row in zip(logs, at.tolist(), strict=True)
         ]
-        n = int((t.gamma ** np.arange(HORIZON, dtype=np.float64) > NEGLIGIBLE).sum())
-        found = walk(self._columns, rows, n=n, gamma=t.gamma, clip=t.reward_clip)
         episodes = np.searchsorted(self._starts, rows, side="right") - 1
-        return Beginnings(np.concatenate(reads), episodes, found.reward)
+        return Beginnings(np.concatenate(reads), episodes, self._future(rows).reward)
+
+    def _future(self, rows: np.ndarray) -> Walk:
+        """What follows these rows [B], as far as it matters."""
+        t = self._transitions
+        assert isinstance(t, Transitions), "of transitions only"
+        n = horizon(t.gamma)
+        return walk(self._columns, rows, n=n, gamma=t.gamma, clip=t.reward_clip)
 
     @cached_property
     def _starts(self) -> np.ndarray:
@@ -251,6 +252,9 @@ class Loader:
         task, rows = self._rows(step)
         chance = draws(seed=self._seed, step=step, batch=self._batch_size)[self._part]
         plan = self._reader.plan(task, rows, chance)
+        if self._returns and isinstance(self._transitions, Transitions):
+            gamma = self._transitions.gamma
+            plan.numbers["returns"] = monte_carlo(self._future(rows), gamma=gamma)
         piece, first = self._columns.locate(plan.runs.first)
         logs = [self._columns.pieces[p][0] for p in piece]
         spans = zip(logs, first.tolist(), plan.runs.length.tolist(), strict=True)
@@ -334,6 +338,19 @@ def _check_alike(groups: list[list[Log]]) -> None:
             raise TaskError(
                 f"{first.name} has frames of {first.frame_dtype} {first.frame_shape}, {task.name} "
                 f"of {task.frame_dtype} {task.frame_shape}; one run takes tasks of equal frames"
+            )
+
+
+def _check_ends(
+    columns: Columns, tasks: Sequence[Task], edges: Sequence[int], *, gamma: float
+) -> None:
+    """Some return of each task is known: its rows are edges[i]..edges[i + 1]-1."""
+    over = (columns.flags & (ENDED | USABLE)) == (ENDED | USABLE)
+    for task, first, last in zip(tasks, edges, edges[1:], strict=False):
+        if not over[first:last].any() and last - first <= horizon(gamma):
+            raise DataError(
+                f"{task.name} has no episode that ends, so that no return were known; record whole "
+                "episodes, or set objective.calibrated to false"
             )
 
 

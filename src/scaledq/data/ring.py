@@ -19,7 +19,7 @@ from scaledq.data.frames import Kind, reserve
 from scaledq.data.loader import Transitions, samples
 from scaledq.data.rows import CLOSING, ENDED, START, TERMINATED, USABLE, flags
 from scaledq.data.sampler import sample
-from scaledq.data.windows import follow, reach
+from scaledq.data.windows import follow, horizon, monte_carlo, reach
 
 
 @config
@@ -39,6 +39,7 @@ class Ring:
       tasks: of equal frames; their order is the meaning of `Batch.task`.
       slots: environments of each task.
       batch_size, seed: of the batches; batch t is a function of (seed, t) and of what is held.
+      returns: batches hold Monte-Carlo returns too, known from the step on that ended the episode.
 
     Raises:
       ConfigError: a slot's share of the capacity has no room for a stack, n steps and an end.
@@ -53,6 +54,7 @@ class Ring:
         transitions: Transitions,
         batch_size: int,
         seed: int,
+        returns: bool = False,
     ) -> None:
         self.cfg, self.transitions, self.tasks = cfg, transitions, tuple(tasks)
         self.slots, self.length = slots, -(-cfg.capacity // slots)
@@ -64,7 +66,7 @@ class Ring:
                 f"each, fewer than the {least} that a stack of {transitions.stack} and "
                 f"{transitions.n_step} steps need; take at least {least * slots}"
             )
-        self._batch_size, self._seed = batch_size, seed
+        self._batch_size, self._seed, self._returns = batch_size, seed, returns
         ring, places, task = len(tasks) * slots, len(tasks) * slots * self.length, tasks[0]
         self._frames = reserve(cfg.frames, places, task.frame_shape, task.frame_dtype)
         self.rows = np.zeros(ring, np.int64)
@@ -132,6 +134,8 @@ class Ring:
         depth = reach(self._flags[self._place(slot[:, None], back)])
         place = ahead[:, 0]
         numbers = samples(t, found, task, action=self._action[place], reward=self._reward[place])
+        if self._returns:
+            numbers["returns"] = self._monte_carlo(slot, row)
         offset = np.arange(t.stack + t.n_step) - (t.stack - 1)
         inside = (offset >= -depth[:, None]) & (offset <= found.steps[:, None])
         wanted = slot[:, None] * length + (row[:, None] + offset) % length
@@ -195,6 +199,14 @@ class Ring:
         slot = np.searchsorted(before, index, side="right") - 1
         number = self._first[slot] + index - before[slot]
         return task, slot, self._made[self._place(slot, number)]
+
+    def _monte_carlo(self, slot: np.ndarray, row: np.ndarray) -> np.ndarray:
+        """Returns of rows of slots [B] as far as they are played: float32 [B], NaN elsewhere."""
+        t, newest = self.transitions, self.rows[slot] - 1
+        window = np.minimum(row[:, None] + np.arange(horizon(t.gamma)), newest[:, None])
+        ahead = self._place(slot[:, None], window)
+        bits, reward = self._flags[ahead], self._reward[ahead]
+        return monte_carlo(follow(bits, reward, gamma=t.gamma, clip=t.reward_clip), gamma=t.gamma)
 
     def _append(self, slots: np.ndarray, frames: np.ndarray, bits: int) -> None:
         place = self._place(slots, self.rows[slots])

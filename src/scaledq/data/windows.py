@@ -12,6 +12,11 @@ import numpy as np
 from scaledq.data.columns import Columns
 from scaledq.data.rows import ENDED, START, TERMINATED, USABLE
 
+HORIZON = 4096
+"""Rows that a Monte-Carlo return looks ahead at most."""
+NEGLIGIBLE = 1e-4
+"""It looks no further than a reward's weight stays above this."""
+
 
 class Walk(NamedTuple):
     """n steps from each of B usable rows, or as many as there are."""
@@ -42,6 +47,19 @@ def follow(bits: np.ndarray, reward: np.ndarray, *, gamma: float, clip: float | 
     last = bits[np.arange(len(bits)), steps - 1]
     total = rewards @ gamma ** np.arange(bits.shape[1], dtype=np.float64)
     return Walk(steps, total, (last & TERMINATED) > 0, (last & ENDED) > 0)
+
+
+def horizon(gamma: float) -> int:
+    """How many rows a Monte-Carlo return looks ahead."""
+    return int((gamma ** np.arange(HORIZON, dtype=np.float64) > NEGLIGIBLE).sum())
+
+
+def monte_carlo(found: Walk, *, gamma: float) -> np.ndarray:
+    """The returns that walks of `horizon(gamma)` rows found: float32 [B], NaN where the episode's
+    end is neither among them nor too far to matter."""
+    n = horizon(gamma)
+    known = found.ended | ((found.steps == n) & (gamma**n <= NEGLIGIBLE))
+    return np.where(known, found.reward, np.nan).astype(np.float32)
 
 
 def clipped(reward: np.ndarray, clip: float | None) -> np.ndarray:

@@ -141,7 +141,9 @@ class Learner:
         if not self.unitary or isinstance(batch, Windows):
             return batch
         scale = reward_deviation(self.reward_moments if moments is None else moments)
-        return replace(batch, reward=batch.reward / scale[batch.task].to(batch.reward.dtype))
+        divisor = scale[batch.task].to(batch.reward.dtype)
+        returns = None if batch.returns is None else batch.returns / divisor
+        return replace(batch, reward=batch.reward / divisor, returns=returns)
 
     def state_dict(self) -> State:
         """Everything that a step changes, flat: tensors by dotted name, and `step`.

@@ -20,7 +20,7 @@ from scaledq.learn.bc import BehaviourCloning, Loss
 from scaledq.learn.bcq import DiscreteBCQ
 from scaledq.learn.c51 import C51
 from scaledq.learn.cpc import CPC
-from scaledq.learn.cql import gap, masked, of_action
+from scaledq.learn.cql import calibrated_gap, gap, masked, of_action
 from scaledq.learn.dr3 import coadaptation
 from scaledq.learn.iql import IQL
 from scaledq.learn.mae import MAE
@@ -40,6 +40,9 @@ class ScaledQL:
     """What the weight has come to, in a straight line, after `alpha_steps` updates."""
     alpha_steps: int = 0
     """0: the weight stays `alpha`."""
+    calibrated: bool = False
+    """Push no value below the return that followed in the data (Cal-QL, Nakamoto et al., 2023).
+    Where its episode has not ended yet, a transition's conservative term is left out."""
     double: bool = False
     """Let the online network choose the next action whose value the target network tells."""
     dr3: float = 0.0
@@ -83,13 +86,24 @@ class ScaledQL:
             target = self._target(target_net(batch.next_obs, batch.task), ahead, batch)
         outputs = net(batch.obs, batch.task)  # last: what backward needs is held no longer
         td = self.td.loss(of_action(outputs["q"], batch.action), target)
-        conservative = gap(self.td.q(outputs["q"]), batch.action, outputs["available"])
+        conservative = self._conservative(outputs, batch)
         loss = td + self.alpha * conservative
         terms = {"td": td.detach(), "cql_gap": conservative.detach()}
         if self.dr3 and ahead is not None:
             alike = coadaptation(outputs["features"], ahead["features"])
             loss, terms["dr3"] = loss + self.dr3 * alike, alike.detach()
         return loss, terms
+
+    def _conservative(self, outputs: Outputs, batch: Batch) -> Tensor:
+        q, available = self.td.q(outputs["q"]), outputs["available"]
+        if not self.calibrated:
+            return gap(q, batch.action, available)
+        if batch.returns is None:
+            raise ConfigError(
+                "objective.calibrated needs Monte-Carlo returns in its batches, got none: give the "
+                "Loader or Ring returns=True"
+            )
+        return calibrated_gap(q, batch.action, available, batch.returns)
 
     def _target(self, next_outputs: Outputs, ahead: Outputs | None, batch: Batch) -> Tensor:
         chooser = ahead if self.double and ahead is not None else next_outputs

@@ -17,7 +17,7 @@ from scaledq.data.store import open_store
 from scaledq.learn.cpc import CPC
 from scaledq.learn.learner import Learner
 from scaledq.learn.mae import MAE
-from scaledq.learn.objective import Pretraining
+from scaledq.learn.objective import Objective, Pretraining, ScaledQL
 from scaledq.learn.sequence import DecisionTransformer, SequenceCloning
 from scaledq.nets.blocks import Coloured
 from scaledq.nets.contrastive import Contrastive
@@ -184,10 +184,16 @@ def loader(cfg: RunConfig, ranks: Ranks | None = None) -> Loader:
         transitions=cfg.sequences if cfg.sequential else cfg.transitions,
         batch_size=cfg.batch_size,
         seed=cfg.seed,
+        returns=_asks_returns(cfg.objective),
         rank=ranks.rank,
         world=ranks.world,
         pinned=ranks.device.startswith("cuda"),
     )
+
+
+def _asks_returns(objective: Objective) -> bool:
+    """Whether its batches must hold Monte-Carlo returns."""
+    return isinstance(objective, ScaledQL) and objective.calibrated
 
 
 def pqn(cfg: PQNConfig, tasks: tuple[Task, ...], task_index: np.ndarray, *, seed: int) -> PQN:
@@ -238,6 +244,7 @@ def dqn(
         transitions=cfg.transitions,
         batch_size=cfg.batch_size,
         seed=seed,
+        returns=_asks_returns(cfg.objective),
     )
     rhythm = Rhythm(
         log_every=cfg.log_every, checkpoint_every=cfg.checkpoint_every, stop_after=stop_after

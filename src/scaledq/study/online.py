@@ -66,6 +66,13 @@ def finetune_online_annealed(scale: Scale) -> RunConfig:
     return replace(run, objective=objective)
 
 
+def finetune_online_calibrated(scale: Scale) -> RunConfig:
+    """Online, and no value is pushed below the return that followed (Cal-QL)."""
+    run = finetune_online(scale)
+    assert isinstance(run.objective, ScaledQL)
+    return replace(run, objective=replace(run.objective, calibrated=True))
+
+
 def _online(
     scale: Scale, td: TDError, *, batch_size: int, n_step: int, target_every: int, lr: float
 ) -> RunConfig:

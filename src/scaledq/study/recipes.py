@@ -18,6 +18,7 @@ from scaledq.run.config import Encoder, RunConfig, Start
 from scaledq.study.online import (
     finetune_online,
     finetune_online_annealed,
+    finetune_online_calibrated,
     finetune_online_on_mae,
     finetune_online_thawed,
     online_c51,
@@ -177,6 +178,11 @@ def scaled_ql_double(scale: Scale) -> RunConfig:
     return replace(scale.run, objective=replace(scale.run.objective, double=True))
 
 
+def scaled_ql_calibrated(scale: Scale) -> RunConfig:
+    """No value is pushed below the data's return (Cal-QL; Nakamoto et al., 2023)."""
+    return replace(scale.run, objective=replace(scale.run.objective, calibrated=True))
+
+
 def scaled_ql_averaged_target(scale: Scale) -> RunConfig:
     """The target network is a moving average of the online one, not a copy now and then."""
     optim = replace(scale.run.optim, target_every=1, target_fraction=0.005)
@@ -318,6 +324,7 @@ RECIPES: dict[str, Recipe] = {
         scaled_ql_product,
         scaled_ql_no_pessimism,
         scaled_ql_double,
+        scaled_ql_calibrated,
         scaled_ql_averaged_target,
         scaled_ql_one_step,
         scaled_ql_bit,
@@ -340,6 +347,7 @@ RECIPES: dict[str, Recipe] = {
         finetune_online_on_mae,
         finetune_online_thawed,
         finetune_online_annealed,
+        finetune_online_calibrated,
         dt,
         dt_small,
         dt_large,
