@@ -21,7 +21,7 @@ from scaledq.core.errors import DataError, RunError
 from scaledq.run.folder import SCORES, WEIGHTS, open_run
 from scaledq.study.execute import Place, execute, perform, state
 from scaledq.study.listing import listing
-from scaledq.study.pages import Asked, draw_study, results_markdown, write_asked
+from scaledq.study.pages import Asked, draw_study, write_asked, write_results
 from scaledq.study.paper import B4, STUDIES
 from scaledq.study.plan import plan
 from scaledq.study.results import gather
@@ -80,7 +80,8 @@ def test_a_study_runs_once_and_is_drawn(name: str, place: Place, tmp_path: Path)
         assert entry.arm.label in summary
     for label in wanted.plan.lacking:
         assert label in page
-    told = results_markdown([tmp_path / name])
+    write_results([tmp_path / name], tmp_path / "results.md")
+    told = (tmp_path / "results.md").read_text()
     assert "scale `smoke`" in told
     assert told.count(": cannot be told") + told.count(": not run here") == len(
         wanted.plan.study.claims

@@ -8,6 +8,9 @@ from tyro.conf import Positional
 
 from scaledq.cli.options import print_table
 
+NOT_RUNS = ("study.json", "recording.json")
+"""What folders hold that a report is not a page of runs about."""
+
 
 @dataclass
 class Evaluate:
@@ -62,14 +65,15 @@ def _said(task: str, score: float, reference: dict[str, float]) -> str:
 class Report:
     """Draw one self-contained page about some runs, or studies, from what they left on disk.
 
-    A study's folder is drawn again, where it is; --out results.md puts studies in one document.
+    A study's folder is drawn again, where it is; --out results.md puts studies, and recordings'
+    learning curves, in one document.
     """
 
     runs: Positional[tuple[Path, ...]]
     out: Path = Path("report.html")
 
     def __call__(self) -> None:
-        if any((path / "study.json").exists() for path in self.runs):
+        if any((path / name).exists() for path in self.runs for name in NOT_RUNS):
             self._studies()
             return
         from scaledq.run.folder import open_run
@@ -79,13 +83,16 @@ class Report:
         print(self.out)
 
     def _studies(self) -> None:
-        from scaledq.core.files import write_atomic
-        from scaledq.study.pages import draw_study, results_markdown
+        from scaledq.core.errors import RunError
+        from scaledq.study.pages import draw_study, write_results
 
         if self.out.suffix == ".md":
-            write_atomic(self.out, results_markdown(self.runs))
+            write_results(self.runs, self.out)
             print(self.out)
             return
+        for folder in self.runs:
+            if (folder / "recording.json").exists():
+                raise RunError(f"{folder} is a recording: its curve is told with --out results.md")
         for folder in self.runs:
             print(draw_study(folder))
 

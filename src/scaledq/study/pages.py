@@ -17,7 +17,7 @@ from scaledq.report.page import page
 from scaledq.report.tables import Table
 from scaledq.run.folder import Run
 from scaledq.run.report import films, health_of
-from scaledq.study import draw
+from scaledq.study import draw, recordings
 from scaledq.study.execute import Place
 from scaledq.study.paper import STUDIES
 from scaledq.study.plan import Plan, plan
@@ -165,19 +165,31 @@ def command(asked: Plan) -> str:
     )
 
 
-def results_markdown(folders: Sequence[Path]) -> str:
+def write_results(folders: Sequence[Path], out: Path) -> None:
     """docs/results.md: every study's numbers, with its scale, seeds and hardware in each row.
 
+    Recordings among the folders become a section with a figure, which lies beside `out`.
+
     Raises:
-      RunError: a folder that is not a study's.
+      RunError: a folder that is neither a study's nor a recording's.
     """
-    parts = [_markdown(read_asked(folder)) for folder in folders]
+    recorded = [c for f in folders if recordings.is_recording(f) for c in recordings.curves(f)]
+    studies = [folder for folder in folders if not recordings.is_recording(folder)]
+    parts = [_markdown(read_asked(folder)) for folder in studies]
+    if recorded:
+        picture = out.with_name(f"{out.stem}-recordings.svg")
+        figures.save(recordings.drawing(recorded), picture)
+        parts.append(recordings.markdown(recorded, picture.name))
+    write_atomic(out, _results(parts))
+
+
+def _results(parts: Sequence[str]) -> str:
     return "\n".join([
         "# Results\n",
-        "Generated from score rows by `scaledq report studies/* --out docs/results.md`; do not "
-        "edit. Every row says its scale, seeds, steps and hardware: numbers made at a small scale "
-        "are not the paper's. Brackets are 95 % stratified bootstrap intervals: over training "
-        "seeds where there are two or more, else over the episodes of the only one.\n",
+        "Generated from score rows by `scaledq report studies/* logs/*/ --out docs/results.md`; "
+        "do not edit. Every row says its scale, seeds, steps and hardware: numbers made at a small "
+        "scale are not the paper's. Brackets are 95 % stratified bootstrap intervals: over "
+        "training seeds where there are two or more, else over the episodes of the only one.\n",
         *parts,
     ])  # fmt: skip
 
