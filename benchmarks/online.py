@@ -2,19 +2,23 @@
 
     python benchmarks/online.py              bars: 1.5 times the plain loop; PQN 400 steps/s
     python benchmarks/online.py --no-pqn     DQN alone
+    python benchmarks/online.py --d3rlpy     beside d3rlpy, where it is installed, too
 
 The plain loop follows the published algorithm as single-file implementations write it: one
 environment (ALE's own, in C++), one action at a time, whole stacks in a NumPy buffer, one update of
 32 transitions every 4 steps, nothing recorded. Both have the Nature network, Adam and Huber's loss,
 and take the same number of steps and updates in this process, in turns, once both are under way.
-`--no-learning` times both without their updates.
+`--no-learning` times both without their updates. d3rlpy's DQN is called as its users call it
+(`fit_online`), with its ring of single frames and the same environment in C++.
 """
 
 import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -36,8 +40,20 @@ from timing import alternate, median, report, seconds
 GAME, SLOTS, REPEATS = "Breakout", 8, 5
 WARMUP, STEPS, CAPACITY = 512, 512, 10_000
 EVERY, BATCH, GAMMA, TARGET = 4, 32, 0.99, 2_000
-LEARNING = 4_096
+LEARNING = 16_384
 NEVER = 1_000_000
+
+
+def environment() -> AtariVectorEnv:
+    """One, as fast as there is."""
+    return AtariVectorEnv(
+        atari.parse(GAME)[0].rom,
+        num_envs=1,
+        repeat_action_probability=0.25,
+        noop_max=0,
+        use_fire_reset=False,
+        reward_clipping=True,
+    )
 
 
 class Plain:
@@ -54,14 +70,7 @@ class Plain:
         self.action = np.zeros(CAPACITY, np.int64)
         self.reward, self.done = np.zeros((2, CAPACITY), np.float32)
         self.rng, self.step = np.random.default_rng(0), 0
-        self.envs = AtariVectorEnv(
-            atari.parse(GAME)[0].rom,
-            num_envs=1,
-            repeat_action_probability=0.25,
-            noop_max=0,
-            use_fire_reset=False,
-            reward_clipping=True,
-        )
+        self.envs = environment()
         self.now, _ = self.envs.reset(seed=0)
         self.run(WARMUP)
 
@@ -111,6 +120,60 @@ def network(actions: int) -> nn.Module:
     )  # fmt: skip
 
 
+class Single(gymnasium.Env):
+    """One environment of a vector of one."""
+
+    def __init__(self) -> None:
+        self.envs = environment()
+        self.observation_space = self.envs.single_observation_space
+        self.action_space = self.envs.single_action_space
+
+    def reset(self, **_: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        return self.envs.reset(seed=0)[0][0], {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        seen, reward, terminated, truncated, _ = self.envs.step(np.array([action]))
+        return seen[0], float(reward[0]), bool(terminated[0]), bool(truncated[0]), {}
+
+
+class D3rlpy:
+    """Its online loop; raises ImportError where it is not installed."""
+
+    def __init__(self) -> None:
+        from d3rlpy import algos, dataset, preprocessing  # pyright: ignore[reportMissingImports]
+
+        self.env = Single()
+        self.buffer = dataset.create_fifo_replay_buffer(
+            CAPACITY,
+            env=self.env,
+            transition_picker=dataset.FrameStackTransitionPicker(n_frames=4),
+            writer_preprocessor=dataset.LastFrameWriterPreprocess(),
+        )
+        self.dqn = algos.DQNConfig(
+            batch_size=BATCH,
+            learning_rate=6.25e-5,
+            target_update_interval=TARGET,
+            observation_scaler=preprocessing.PixelObservationScaler(),
+        ).create(device="cuda:0" if device() == "cuda" else False)
+        self.explorer = algos.ConstantEpsilonGreedy(0.01)
+        self.run(WARMUP, first=NEVER)
+
+    def run(self, steps: int = STEPS, *, first: int = 0) -> None:
+        from d3rlpy.logging import NoopAdapterFactory  # pyright: ignore[reportMissingImports]
+
+        self.dqn.fit_online(
+            self.env,
+            self.buffer,
+            self.explorer,
+            n_steps=steps,
+            n_steps_per_epoch=NEVER,
+            update_interval=EVERY,
+            update_start_step=first,
+            show_progress=False,
+            logger_adapter=NoopAdapterFactory(),
+        )
+
+
 class Ours:
     """The same steps and updates, recorded."""
 
@@ -147,9 +210,10 @@ def main() -> None:
     learn = "--no-learning" not in sys.argv
     with tempfile.TemporaryDirectory(prefix="scaledq-") as folder:
         ours, plain = Ours(Path(folder) / "dqn", learn=learn), Plain(learn=learn)
-        times = alternate(ours.run, plain.run, repeats=REPEATS)
+        others = [D3rlpy()] if learn and "--d3rlpy" in sys.argv else []
+        loops = (ours.run, plain.run, *(other.run for other in others))
+        mine, theirs, *rest = (median(t) for t in alternate(*loops, repeats=REPEATS))
         ours.close()
-        mine, theirs = (median(t) for t in times)
         cfg = CollectConfig(tasks=(GAME,), steps=LEARNING, slots=16, behaviour=PQNConfig())
         store = Path(folder) / "pqn"
         pqn = seconds(lambda: collect(cfg, store)) if "--no-pqn" not in sys.argv else np.nan
@@ -161,6 +225,8 @@ def main() -> None:
         dqn_to_plain=round(theirs / mine, 2),
         dqn_steps_per_s=round(STEPS / mine),
         plain_steps_per_s=round(STEPS / theirs),
+        dqn_to_d3rlpy=round(rest[0] / mine, 2) if rest else None,
+        d3rlpy_steps_per_s=round(STEPS / rest[0]) if rest else None,
         pqn_steps_per_s=round(LEARNING / pqn) if pqn == pqn else None,
     )
 
