@@ -16,6 +16,8 @@ from typing import get_args
 import pytest
 
 from scaledq.cli import Verb
+from scaledq.core.protocol import QUICK
+from scaledq.play.envs import make
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -78,6 +80,14 @@ def test_every_command_and_program_runs_or_says_why_not(page: Path) -> None:
     for block in blocks(page):
         if block.kind in (*SHELL, *PYTHON) and page.name not in RUN:
             assert block.reason, f"{page.name}: a block without a reason:\n{block.code}"
+
+
+def test_the_guides_examples_of_tasks_can_be_played() -> None:
+    text = (ROOT / "docs" / "own-data.md").read_text()
+    names = [name for name in re.findall(r"^\| `(gym:\S+)` ", text, re.M) if "my_" not in name]
+    assert len(names) == 5
+    for name in names:
+        make(name, 1, QUICK).close()
 
 
 def test_the_site_has_every_page() -> None:

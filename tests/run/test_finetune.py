@@ -166,7 +166,7 @@ def test_the_best_score_in_the_data_is_that_of_the_best_fiftieth(tmp_path: Path)
 
 def played(source: Run, **fields: object) -> RunConfig:
     """Online fine-tuning to the mirror: 600 steps of play, 60 of which only fill the ring."""
-    asked = FineTuning(task=MIRROR, frames=2_400, **fields)  # pyright: ignore[reportArgumentType]
+    asked = FineTuning(task=MIRROR, frames=600, **fields)  # pyright: ignore[reportArgumentType]
     return replace(finetuned(source, asked), checkpoint_every=50)
 
 

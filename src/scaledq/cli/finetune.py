@@ -26,7 +26,7 @@ class Finetune:
     online: bool = False
     """Learn from play instead of from logs."""
     frames: float = 3e6
-    """Emulator frames of that play."""
+    """Of that play: four a step in an Atari game, as many as steps elsewhere."""
     fraction: float = 1.0
     """Of each log, drawn uniformly once."""
     frozen: bool = False

@@ -138,6 +138,7 @@ def _task(name: str, env: gymnasium.Env, key: str) -> Task:
     if not isinstance(actions, Discrete):
         raise TaskError(f"{name}: need discrete actions, it has {actions}")
     if not isinstance(frames, Box) or not frames.shape:
-        raise TaskError(f"{name}: need observations that are arrays (Box), it has {frames}")
+        flat = f"; {name}+FlattenObservation has" if frames.is_np_flattenable else ""
+        raise TaskError(f"{name}: need observations that are arrays (Box), it has {frames}{flat}")
     dtype = "uint8" if frames.dtype == np.uint8 else "float32"
     return Task(name=name, actions=int(actions.n), frame_shape=frames.shape, frame_dtype=dtype)

@@ -16,6 +16,7 @@ from scaledq.core.protocol import SCALED_QL
 from scaledq.data.store import Log, Store, open_store
 from scaledq.data.view import All, Uniform, View
 from scaledq.learn.objective import Pretraining
+from scaledq.play.envs import is_game
 from scaledq.run import assemble
 from scaledq.run.config import Online, RunConfig, Start
 from scaledq.run.evaluate import episode_returns
@@ -36,7 +37,7 @@ class FineTuning:
     stores: tuple[str, ...] = ()
     """None where it learns online."""
     frames: int = 0
-    """Emulator frames that it plays and learns from; 0: it learns from logs."""
+    """That it plays and learns from: an emulator's, or elsewhere steps. 0: it learns from logs."""
     fraction: float = 1.0
     """Of each log, drawn uniformly once; 0.01 in the paper."""
     frozen: bool = False
@@ -86,8 +87,8 @@ def finetuned(source: Run, how: FineTuning, *, base: RunConfig | None = None) ->
     start = Start(
         run=str(source.folder), parts="all" if old else "encoder", frozen=how.frozen, keep=kept
     )
-    online = _online(cfg, how.frames) if how.frames else None
-    steps = _updates(online, how.frames) if online else min(cfg.steps, STEPS)
+    online = _online(cfg, how) if how.frames else None
+    steps = _updates(online, how) if online else min(cfg.steps, STEPS)
     return replace(
         cfg,
         online=online,
@@ -171,29 +172,34 @@ def _based(source: Run, base: RunConfig | None) -> RunConfig:
     return replace(base, encoder=own.encoder, transitions=transitions)
 
 
-def _online(cfg: RunConfig, frames: int) -> Online:
+def _online(cfg: RunConfig, how: FineTuning) -> Online:
     """How it plays: as DQN-Replay was recorded, or by the run's own rules if those are not the
     paper's. The first tenth of a short budget, and at most 20,000 steps, only fill the ring."""
     online = cfg.online or Online()
     if cfg.online is None and cfg.protocol != SCALED_QL:
         online = replace(online, protocol=cfg.protocol)
-    steps = frames // online.protocol.frame_skip
+    steps = how.frames // _skip(online, how.task)
     replay = online.replay
     ring = replace(replay.ring, capacity=min(replay.ring.capacity, max(2 * steps, 1_000)))
     warmup = min(replay.warmup, max(1, steps // 10))
     return replace(online, replay=replace(replay, ring=ring, warmup=warmup))
 
 
-def _updates(online: Online, frames: int) -> int:
+def _updates(online: Online, how: FineTuning) -> int:
     """What so many frames of play earn."""
-    replay, skip = online.replay, online.protocol.frame_skip
-    updates = (frames // skip - replay.warmup) // replay.train_every
+    replay, skip = online.replay, _skip(online, how.task)
+    updates = (how.frames // skip - replay.warmup) // replay.train_every
     if updates < 1:
         raise ConfigError(
-            f"--frames {frames:,}: too few for one update: {replay.warmup} steps of {skip} frames "
-            f"fill the ring, and an update takes {replay.train_every} more"
+            f"--frames {how.frames:,}: too few for one update: {replay.warmup} steps of {skip} "
+            f"frames fill the ring, and an update takes {replay.train_every} more"
         )
     return updates
+
+
+def _skip(online: Online, task: str) -> int:
+    """Frames of a step: only emulators skip any."""
+    return online.protocol.frame_skip if is_game(task) else 1
 
 
 def _named(source: Run, tasks: tuple[str, ...], option: str) -> tuple[str, ...]:

@@ -6,13 +6,17 @@ folder like any other run's, and the logs of all it did, in order, in that folde
 
 import os
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+from torch import nn
 
 from scaledq.core.errors import ConfigError, RunError
 from scaledq.core.files import locked
-from scaledq.play.envs import Fleet
-from scaledq.play.envs import make as make_envs
+from scaledq.core.protocol import Protocol
+from scaledq.core.task import Task
+from scaledq.play.envs import Fleet, make_fleet
 from scaledq.play.versions import versions
 from scaledq.run import assemble
 from scaledq.run.checkpoint import save_weights
@@ -57,13 +61,12 @@ def train_online(
     if (folder / RUN).exists() and open_run(folder).finished:
         print(f"already finished: {folder}", file=sys.stderr)
         return open_run(folder)
-    for task in cfg.tasks:
-        versions(task)  # What is unknown, or no such variant, is refused before there is a folder.
-        make_envs(task, 1, online.protocol, threads=1).close()
+    # What is unknown, or does not fit, is refused before there is a folder.
+    beginning = _beginning(cfg, _tasks(cfg, online.protocol))
     plan = planned(cfg, online)
 
     def make(fleet: Fleet) -> ReplayAgent:
-        return _prepare(cfg, plan, fleet, folder)
+        return _prepare(cfg, plan, fleet, folder, beginning)
 
     with locked(folder):
         store, keep = folder / STORE, cfg.checkpoints
@@ -98,13 +101,36 @@ def planned(cfg: RunConfig, online: Online) -> CollectConfig:
     )
 
 
-def _prepare(cfg: RunConfig, plan: CollectConfig, fleet: Fleet, folder: Path) -> ReplayAgent:
-    """The agent at its first step, and run.json beside it."""
-    behaviour = plan.behaviour
-    assert isinstance(behaviour, DQNConfig)
-    tasks = (*fleet.tasks, *kept_tasks(cfg))
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """A run's network before its first step, over the tasks that it learns and those it kept."""
+
+    tasks: tuple[Task, ...]
+    net: nn.Module
+    taken: dict[str, Any]
+    """What it took over from another run: facts for run.json."""
+
+
+def _tasks(cfg: RunConfig, protocol: Protocol) -> tuple[Task, ...]:
+    for task in cfg.tasks:
+        versions(task)
+    fleet = make_fleet(cfg.tasks, 1, protocol, threads=1)
+    fleet.close()
+    return fleet.tasks
+
+
+def _beginning(cfg: RunConfig, played: tuple[Task, ...]) -> Beginning:
+    tasks = (*played, *kept_tasks(cfg))
     net = assemble.network(cfg, tasks)
-    taken = take_over(net, cfg, tasks, data="")
+    return Beginning(tasks, net, take_over(net, cfg, tasks, data=""))
+
+
+def _prepare(
+    cfg: RunConfig, plan: CollectConfig, fleet: Fleet, folder: Path, beginning: Beginning
+) -> ReplayAgent:
+    """The agent at its first step, and run.json beside it."""
+    behaviour, tasks, net = plan.behaviour, beginning.tasks, beginning.net
+    assert isinstance(behaviour, DQNConfig)
     learner = assemble.learner(cfg, tasks, device=assemble.device(), net=net)
     hold_back(learner, cfg)
     agent = assemble.dqn(
@@ -117,7 +143,7 @@ def _prepare(cfg: RunConfig, plan: CollectConfig, fleet: Fleet, folder: Path) ->
         stop_after=cfg.steps,
     )
     if not (folder / RUN).exists():
-        facts = {"transitions": [plan.steps] * len(fleet.tasks), "start": taken}
+        facts = {"transitions": [plan.steps] * len(fleet.tasks), "start": beginning.taken}
         facts = {name: fact for name, fact in facts.items() if fact}
         facts["parameters"] = sum(p.numel() for p in learner.net.parameters())
         stored = replace(cfg, stores=(str(folder / STORE),))

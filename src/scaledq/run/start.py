@@ -122,9 +122,10 @@ def differences(
         before, now = getattr(old.transitions, field), getattr(new.transitions, field)
         if before != now:
             out.append(f"{field} {before}, here {now}")
-    before, now = source.tasks[0].frame_shape, tasks[0].frame_shape
-    if before != now:
-        out.append(f"frames of {before}, here {now}")
+    for field in ("frame_shape", "frame_dtype"):
+        before, now = getattr(source.tasks[0], field), getattr(tasks[0], field)
+        if before != now:
+            out.append(f"frames of {before}, here {now}")
     return tuple(out)
 
 
@@ -189,13 +190,14 @@ def _is_taken(name: str, prefixes: tuple[str, ...]) -> bool:
 
 @torch.no_grad()
 def _copy(net: nn.Module, theirs: Mapping[str, Tensor], names: list[str], source: Run) -> None:
-    mine = net.state_dict()
+    mine, seen = net.state_dict(), source.tasks[0]
     for name in names:
         found = tuple(theirs[name].shape) if name in theirs else "nothing"
         if found != tuple(mine[name].shape):
             raise RunError(
                 f"{source.folder} does not fit: {name} should be {tuple(mine[name].shape)}, found "
-                f"{found}; the two runs need equal encoders, frames and (for more) necks"
+                f"{found}; the two runs need equal encoders, frames (there {seen.frame_dtype} "
+                f"{list(seen.frame_shape)}) and (for more) necks"
             )
         mine[name].copy_(theirs[name])
 
