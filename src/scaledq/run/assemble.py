@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -37,8 +38,10 @@ from scaledq.run.config import Encoder, RunConfig
 from scaledq.run.dqn import DQNConfig
 from scaledq.run.parallel import Ranks
 from scaledq.run.pqn import PQN, PQNConfig
-from scaledq.run.recording import Agent
+from scaledq.run.recording import METRICS, Agent
 from scaledq.run.replay import ReplayAgent, Rhythm
+from scaledq.run.trackers import MLflow, WandB
+from scaledq.run.tracking import Tracking
 
 
 def encoder(cfg: Encoder, shape: tuple[int, ...]) -> nn.Module:
@@ -314,3 +317,19 @@ def policy(
 def device() -> str:
     """Where this machine computes: its first GPU, or the CPU."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def tracking(cfg: RunConfig, folder: Path) -> Tracking:
+    """What follows the run in `folder` while it is entered; nobody unless `cfg.track` says so.
+
+    Raises:
+      ConfigError: a tracker's library is not installed.
+    """
+    trackers = []
+    for name in cfg.track:
+        match name:
+            case "wandb":
+                trackers.append(WandB(cfg, folder))
+            case "mlflow":
+                trackers.append(MLflow(cfg, folder))
+    return Tracking(trackers, folder / METRICS)

@@ -286,7 +286,7 @@ def _record_policy(cfg: CollectConfig, who: Trained, store: Path, *, threads: in
         stage.finish()
 
 
-def record(
+def record(  # noqa: PLR0913  (what is recorded, where, and who is told)
     cfg: CollectConfig,
     store: Path,
     folder: Path,
@@ -295,6 +295,7 @@ def record(
     resume: bool,
     threads: int = 0,
     keep: int = 2,
+    told: contextlib.AbstractContextManager[object] | None = None,
 ) -> Recording:
     """Records an agent that learns, from the start or from its newest checkpoint, to the end.
 
@@ -302,6 +303,7 @@ def record(
       folder: where its checkpoints and metrics lie; the caller holds its lock.
       make: the agent as it is before its first step.
       keep: how many checkpoints stay.
+      told: entered while it plays: who follows its metrics.
 
     Raises:
       ScaledQError: as `collect`.
@@ -322,7 +324,7 @@ def record(
         else:
             write_atomic(folder / ABOUT, to_json(cfg))
             under_way.begin()
-        with listening() as stop:
+        with told or contextlib.nullcontext(), listening() as stop:
             under_way.run(stop)
         stage.finish()
         return under_way

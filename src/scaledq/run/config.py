@@ -104,16 +104,14 @@ class RunConfig:
     """What transformers learn from instead of `transitions`."""
     online: Online | None = None
     """None: it learns from logs. Otherwise from what it does itself, and `stores` stays empty."""
+    track: tuple[Literal["wandb", "mlflow"], ...] = ()
+    """Who else is told what metrics.jsonl is told. Not part of the run's name."""
 
     def __post_init__(self) -> None:
-        if not self.tasks or len(set(self.tasks)) < len(self.tasks):
-            raise ConfigError(f"tasks: need at least one and each once, got {self.tasks}")
+        self._check_names()
         for field in ("batch_size", "steps", "log_every", "checkpoint_every", "checkpoints"):
             if getattr(self, field) < 1:
                 raise ConfigError(f"{field}: need at least 1, got {getattr(self, field)}")
-        for task in self.start.keep:
-            if task in self.tasks:
-                raise ConfigError(f"start.keep: {task} is among the tasks that this run learns")
         if self.sequential != isinstance(self.encoder, TransformerConfig):
             raise ConfigError(
                 f"objective {self.objective.kind!r} and encoder {self.encoder.kind!r} do not fit: "
@@ -122,6 +120,15 @@ class RunConfig:
         if isinstance(self.objective, DecisionTransformer) and not self.sequences.returns:
             raise ConfigError("objective 'dt' needs returns to go: leave sequences.returns true")
         self._check_online()
+
+    def _check_names(self) -> None:
+        if not self.tasks or len(set(self.tasks)) < len(self.tasks):
+            raise ConfigError(f"tasks: need at least one and each once, got {self.tasks}")
+        if len(set(self.track)) < len(self.track):
+            raise ConfigError(f"track: each tracker once, got {' '.join(self.track)}")
+        for task in self.start.keep:
+            if task in self.tasks:
+                raise ConfigError(f"start.keep: {task} is among the tasks that this run learns")
 
     def _check_online(self) -> None:
         if self.online and not self.objective.bootstraps:
@@ -169,8 +176,8 @@ class RunConfig:
 
     @property
     def placeless(self) -> "RunConfig":
-        """The config without the places of its data and its source."""
-        return replace(self, stores=(), start=replace(self.start, run=""))
+        """The config without the places of its data and its source, and without who is told."""
+        return replace(self, stores=(), track=(), start=replace(self.start, run=""))
 
     @property
     def slug(self) -> str:

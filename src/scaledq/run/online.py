@@ -40,7 +40,7 @@ def train_online(
       threads: of the emulators; 0: one a core.
 
     Raises:
-      ConfigError: `cfg` is not of an online run, or names stores.
+      ConfigError: `cfg` is not of an online run, or names stores; or a tracker is missing.
       TaskError: a task that does not exist or is not installed.
       RunError: torchrun started several processes; the folder is in use, or holds an unfinished run
         and there is no `resume`; or there is nothing to start from where `cfg.start` says.
@@ -61,6 +61,7 @@ def train_online(
     if (folder / RUN).exists() and open_run(folder).finished:
         print(f"already finished: {folder}", file=sys.stderr)
         return open_run(folder)
+    told = assemble.tracking(cfg, folder)
     # What is unknown, or does not fit, is refused before there is a folder.
     beginning = _beginning(cfg, _tasks(cfg, online.protocol))
     plan = planned(cfg, online)
@@ -70,7 +71,9 @@ def train_online(
 
     with locked(folder):
         store, keep = folder / STORE, cfg.checkpoints
-        done = record(plan, store, folder, make, resume=resume, threads=threads, keep=keep)
+        done = record(
+            plan, store, folder, make, resume=resume, threads=threads, keep=keep, told=told
+        )
         agent = done.agent
         assert isinstance(agent, ReplayAgent)
         return _finish(open_run(folder), agent, seconds=done.seconds)

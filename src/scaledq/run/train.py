@@ -53,6 +53,7 @@ def train(
       RunError: the folder is in use, or holds another run or an unfinished one without `resume`;
         or there is nothing to start from where `cfg.start` says; or another process of the run
         died, hung or failed.
+      ConfigError: a tracker of `cfg.track` is not installed.
       DivergedError: a loss or gradient norm was not finite.
       Interrupted: SIGINT, SIGTERM or SIGUSR1 came; a checkpoint was written first.
     """
@@ -60,6 +61,7 @@ def train(
         return train_online(cfg, out, resume=resume)
     cfg = identified(cfg)
     folder = Path(out) / cfg.folder
+    told = assemble.tracking(cfg, folder)
     with joined(assemble.device(), timeout=timeout) as ranks, ExitStack() as held:
         if ranks.lead(lambda: _finished(folder)):
             return open_run(folder)
@@ -83,6 +85,8 @@ def train(
             ranks.lead(begin)
             run = open_run(folder)
             seconds = _restore(run, learner, ranks)
+            if ranks.first:
+                held.enter_context(told)
             with listening() as stop:
                 seconds = _loop(run, loader, learner, stop, seconds=seconds, ranks=ranks)
             return _finish(run, learner, seconds=seconds, ranks=ranks)
