@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -15,10 +16,11 @@ from scaledq.data.writer import LogWriter
 from scaledq.learn.bc import BehaviourCloning
 from scaledq.nets.head import NeckConfig
 from scaledq.nets.mlp import MLPConfig
+from scaledq.play.picture import CAPTION, GAME, SIZE
 from scaledq.play.toy import CHAIN, pictures, random_log, task
 from scaledq.run.config import RunConfig
 from scaledq.run.folder import Run
-from scaledq.run.insight import explain, write_player
+from scaledq.run.insight import explain, write_film, write_player
 from scaledq.run.train import train
 
 
@@ -55,6 +57,9 @@ def test_distributions_have_the_values_as_means_and_saliency_is_a_gradient(runs:
     np.testing.assert_allclose(insight.probs @ insight.places, values, atol=1e-4)
     assert insight.saliency.shape == (8, 8)
     assert insight.saliency.max() == pytest.approx(1.0)
+    quick = explain(runs[0], saliency=False)(obs, head)
+    np.testing.assert_allclose(quick.probs, insight.probs, atol=1e-6)
+    assert quick.saliency.size == 0
 
 
 def test_two_runs_play_the_same_episode_side_by_side(runs: list[Run], tmp_path: Path) -> None:
@@ -72,6 +77,18 @@ def test_two_runs_play_the_same_episode_side_by_side(runs: list[Run], tmp_path: 
     assert len(first[0]["probs"][0]) == 51
     assert "probs" not in second[0]  # a clone has no returns
     assert "http" not in page.replace("http-equiv", "")
+
+
+def test_two_runs_are_filmed_side_by_side(runs: list[Run], tmp_path: Path) -> None:
+    out = tmp_path / "both.mp4"
+    write_film(runs, "toy:chain", out, seed=3, max_steps=6, saliency=True)
+    with av.open(str(out), "r") as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert frames[0].shape == (SIZE[1], 2 * SIZE[0], 3)
+    first, second = frames[0][:, : GAME[0]], frames[0][:, SIZE[0] : SIZE[0] + GAME[0]]
+    assert first.shape == second.shape
+    title, _ = np.split(frames[0][:CAPTION], [GAME[0]], axis=1)
+    assert title.max() > 200
 
 
 def test_a_task_that_is_not_known_is_refused_and_nothing_is_written(

@@ -21,6 +21,7 @@ from scaledq.learn.objective import ScaledQL
 from scaledq.learn.optim import OptimConfig
 from scaledq.nets.head import NeckConfig
 from scaledq.nets.mlp import MLPConfig
+from scaledq.play.video import Act
 from scaledq.play.video import record as film
 from scaledq.run import online
 from scaledq.run.checkpoint import checkpoints
@@ -84,7 +85,8 @@ def test_it_is_played_watched_and_reported_as_any_run(run: Run, tmp_path: Path) 
     page = report([again], tmp_path / "report.html", videos=False).read_text()
     assert "Online C51" in page
     assert "Behaviour" in page
-    film(again.policy(), "toy:chain", CFG.protocol, out=tmp_path / "clip.mp4", seed=0, max_steps=5)
+    acts = {"it": Act(again.policy())}
+    film(acts, "toy:chain", CFG.protocol, out=tmp_path / "clip.mp4", seed=0, max_steps=5)
     assert (tmp_path / "clip.mp4").stat().st_size > 500
 
 

@@ -1,9 +1,12 @@
 """The page about runs of which some were never played. On a toy."""
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from scaledq.core.errors import RunError
 from scaledq.core.protocol import Protocol
@@ -12,9 +15,12 @@ from scaledq.data.writer import LogWriter
 from scaledq.learn.objective import ScaledQL
 from scaledq.nets.head import NeckConfig
 from scaledq.nets.mlp import MLPConfig
+from scaledq.play.moment import Moment
+from scaledq.play.picture import CAPTION, GAME
 from scaledq.play.toy import random_log, task
 from scaledq.run.config import RunConfig
 from scaledq.run.evaluate import evaluate
+from scaledq.run.films import films, telling
 from scaledq.run.folder import METRICS, WEIGHTS, Run, open_run
 from scaledq.run.report import report
 from scaledq.run.train import train
@@ -66,6 +72,31 @@ def test_runs_that_were_not_played_are_shown_with_what_they_have(
     assert f"scaledq evaluate {played.folder}" in page  # it is the subject
     alone = report([played], tmp_path / "alone.html", videos=False).read_text()
     assert "Not evaluated yet" not in alone
+
+
+def test_a_page_shows_play_and_what_the_policy_thought(runs: list[Run], tmp_path: Path) -> None:
+    page = report([runs[2]], tmp_path / "page.html").read_text()
+    assert page.count("data:video/mp4") == 1
+    (clip,), remarks = films(runs[2])
+    assert remarks == ()
+    assert page.count("data:image/jpeg") == len(clip.stills) >= 1
+    said = ", ".join(still.caption for still in clip.stills)
+    for reason in ("most is expected", "least is expected", "the choice matters most"):
+        assert said.count(reason) == 1
+    still = np.asarray(Image.open(io.BytesIO(clip.stills[0].jpeg)).convert("RGB")).astype(int)
+    screen = still[CAPTION : CAPTION + GAME[0], : GAME[0]]  # grey, but for what matters
+    assert (screen[..., 0] - screen[..., 1]).max() > 60
+
+
+def test_the_moments_that_tell_most_are_chosen() -> None:
+    values = np.array([[0.0, 1.0], [2.0, 2.0], [-1.0, 1.5], [0.5, -np.inf]])
+    blank = np.zeros((4, 4), np.uint8)
+    moments = [Moment(blank, row, 0, 0.0, step) for step, row in enumerate(values)]
+    assert telling(moments) == {
+        1: "most is expected",
+        2: "the choice matters most",
+        3: "least is expected",
+    }
 
 
 def test_without_any_scores_it_says_what_to_do_and_writes_nothing(

@@ -27,7 +27,7 @@ from scaledq.nets.resnet import ResNetConfig
 from scaledq.nets.transformer import TransformerConfig
 from scaledq.play.sequence import SequencePolicy
 from scaledq.play.toy import random_log, task
-from scaledq.play.video import record
+from scaledq.play.video import Act, record
 from scaledq.run import assemble
 from scaledq.run.checkpoint import checkpoints
 from scaledq.run.config import RunConfig, Start
@@ -201,7 +201,9 @@ def test_it_is_filmed_with_probabilities_reported_and_loaded(small, tmp_path: Pa
     assert isinstance(policy, SequencePolicy)
     obs = np.zeros((5, 1, 8, 8), np.uint8)
     assert set(policy(obs, task="toy:chain")) <= {0, 1, 2}
-    assert record(policy, "toy:mirror", cfg.protocol, out=tmp_path / "a.mp4", seed=0) > 0
+    assert (
+        record({"it": Act(policy)}, "toy:mirror", cfg.protocol, out=tmp_path / "a.mp4", seed=0) > 0
+    )
     policy.start(1)
     window = np.zeros((1, 3, 8, 8), np.uint8)
     values = policy.appraise(window, np.array([0]), np.array([0.5])).values

@@ -99,45 +99,33 @@ class Report:
 
 @dataclass
 class Watch:
-    """Record a run at play: a video (.mp4), or a page to step through an episode (.html).
+    """Show a run at play: a video (.mp4), or a page to step through an episode (.html).
 
-    The page shows the distribution of returns of each action, the value over time and saliency.
+    Both show the distribution of returns of each action, and the value over time.
     """
 
     run: Positional[Path]
     task: str
     out: Path = Path("clip.mp4")
     compare: Path | None = None
-    """Another run, which plays the same episode beside the first; for .html."""
+    """Another run, which plays the same episode beside the first."""
+    saliency: bool = False
+    """Also show in the video what in the picture matters; the page can always."""
     seed: int = 1_000
     steps: int = 1_000
     """At most so many."""
 
     def __call__(self) -> None:
-        from scaledq.play.video import record
-        from scaledq.run.folder import open_run
-
-        run = open_run(self.run)
-        if self.out.suffix == ".html" or self.compare:
-            self._page()
-            return
-        record(
-            run.policy(),
-            self.task,
-            run.config.protocol,
-            out=self.out,
-            seed=self.seed,
-            max_steps=self.steps,
-        )
-        print(self.out)
-
-    def _page(self) -> None:
         from scaledq.core.errors import RunError
         from scaledq.run.folder import open_run
-        from scaledq.run.insight import write_player
+        from scaledq.run.insight import write_film, write_player
 
-        if self.out.suffix != ".html":
-            raise RunError(f"two runs are compared in a page: give --out X.html, got {self.out}")
+        if self.out.suffix not in (".mp4", ".html"):
+            raise RunError(f"give --out X.mp4 (a video) or X.html (a page), got {self.out}")
         runs = [open_run(path) for path in (self.run, self.compare) if path]
-        write_player(runs, self.task, self.out, seed=self.seed, max_steps=self.steps)
+        much = {"seed": self.seed, "max_steps": self.steps}
+        if self.out.suffix == ".html":
+            write_player(runs, self.task, self.out, **much)
+        else:
+            write_film(runs, self.task, self.out, saliency=self.saliency, **much)
         print(self.out)

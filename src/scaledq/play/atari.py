@@ -78,6 +78,9 @@ def setup(name: str, protocol: Protocol) -> Setup:
 class ColourScreen:
     """An episode in colour for people to see, played again from its seed."""
 
+    other_view = False
+    """It shows what the frames show."""
+
     def __init__(self, name: str, protocol: Protocol, seed: int):
         self._skip, self._emulator = protocol.frame_skip, Emulator(setup(name, protocol))
         self._emulator.reset(seed)

@@ -5,13 +5,14 @@ Its name says how it is made: `gym:[module:]ID[@key][+Wrapper...]`, as in `gym:C
 """
 
 import re
+from enum import Enum
 from importlib import import_module
 from importlib.util import find_spec
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Int, Shaped, UInt8
 
 from scaledq.core.errors import TaskError, suggest
 from scaledq.core.protocol import Protocol
@@ -26,9 +27,9 @@ class GymEnvs:
     observation that is a dictionary, the frame is the entry `@key`, or else its only Box.
     """
 
-    def __init__(self, name: str, slots: int, protocol: Protocol):
+    def __init__(self, name: str, slots: int, protocol: Protocol, *, rendered: bool = False):
         self.slots, self.protocol = slots, protocol
-        self._envs = [_make(name) for _ in range(slots)]
+        self._envs = [_make(name, rendered=rendered) for _ in range(slots)]
         self._key = _key(name, self._envs[0])
         self.task = _task(f"gym:{name}", self._envs[0], self._key)
         space = self._envs[0].action_space
@@ -61,9 +62,55 @@ class GymEnvs:
             self._frames[slot] = seen[self._key] if self._key else seen
         return self._clock.tick(self._frames.copy(), reward, terminated, truncated)
 
+    @property
+    def action_names(self) -> list[str] | None:
+        """If the environment has names: an enumeration `actions`, as MiniGrid, or ALE's method."""
+        own = self._envs[0].unwrapped
+        meanings = getattr(own, "get_action_meanings", None)
+        named = getattr(own, "actions", None)
+        names: list[str] = []
+        if callable(meanings):
+            names = [str(name).lower() for name in np.atleast_1d(meanings())]  # pyright: ignore
+        elif isinstance(named, type) and issubclass(named, Enum):
+            names = [action.name for action in named]
+        return names if len(names) == self.task.actions else None
+
+    def render(self) -> UInt8[np.ndarray, "height width 3"]:
+        """The first slot as people see it; TaskError where what draws it is not installed."""
+        try:
+            return np.asarray(self._envs[0].render(), np.uint8)
+        except gymnasium.error.Error as error:
+            raise TaskError(f"{self.task.name} cannot be drawn: {error}") from error
+
     def close(self) -> None:
         for env in self._envs:
             env.close()
+
+
+class Rendering:
+    """An episode as the environment draws it for people, played again from its seed."""
+
+    other_view = True
+    """It may show more, or other things, than the frames."""
+
+    def __init__(self, name: str, protocol: Protocol, seed: int):
+        self._envs = GymEnvs(name, 1, protocol, rendered=True)
+        self._envs.reset(np.array([True]), np.array([seed]))
+        self.picture: UInt8[np.ndarray, "height width 3"] = self._envs.render()
+
+    def step(self, action: int) -> None:
+        """Carries out the action, and draws what it led to."""
+        self._envs.send(np.array([action]))
+        self._envs.recv()
+        self.picture = self._envs.render()
+
+
+def rendering(name: str, protocol: Protocol, seed: int) -> Rendering | None:
+    """The episode drawn, or None if the environment draws nothing."""
+    env = _make(name)
+    env.close()
+    modes = env.unwrapped.metadata.get("render_modes", [])
+    return Rendering(name, protocol, seed) if "rgb_array" in modes else None
 
 
 def _parse(name: str) -> tuple[str, str, list[str]]:
@@ -73,11 +120,11 @@ def _parse(name: str) -> tuple[str, str, list[str]]:
     return environment, key, wrappers
 
 
-def _make(name: str) -> gymnasium.Env:
+def _make(name: str, *, rendered: bool = False) -> gymnasium.Env:
     environment, _, wrappers = _parse(name)
     try:
         _register(environment)
-        env = gymnasium.make(environment)
+        env = gymnasium.make(environment, render_mode="rgb_array" if rendered else None)
     except (gymnasium.error.Error, ImportError, ValueError) as error:
         raise TaskError(f"gym:{name}: {str(error).splitlines()[0]}") from error
     for wrapper in wrappers:

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from scaledq.play.video import Moment
+from scaledq.play.moment import Moment
+from scaledq.play.picture import heat_map
 
 
 def player(plays: Mapping[str, Sequence[Moment]], names: Sequence[str], *, title: str) -> str:
@@ -29,7 +30,10 @@ def player(plays: Mapping[str, Sequence[Moment]], names: Sequence[str], *, title
     content = {
         "names": list(names),
         "plays": [
-            {"label": label, "steps": [_step(moment) for moment in moments]}
+            {
+                "label": label,
+                "steps": [_step(moment) for moment in moments],
+            }
             for label, moments in plays.items()
         ],
     }
@@ -51,9 +55,11 @@ def _step(moment: Moment) -> dict[str, Any]:
         if len(behind.places):
             step["places"] = [float(behind.places[0]), float(behind.places[-1])]
             step["probs"] = np.round(behind.probs, 3).tolist()
-        heat = np.zeros((*behind.saliency.shape, 4), np.uint8)
-        heat[..., 0], heat[..., 3] = 255, (200 * behind.saliency).astype(np.uint8)
-        step["saliency"] = _png(Image.fromarray(heat))
+        heat = heat_map(behind.saliency)
+        if heat is not None:
+            step["saliency"] = _png(heat)
+            if moment.seen is not None:
+                step["seen"] = _png(Image.fromarray(moment.seen).convert("RGB"))
     return step
 
 

@@ -40,12 +40,21 @@ class Health:
 
 
 @dataclass(frozen=True, slots=True)
+class Still:
+    """A moment of play, and why it is shown."""
+
+    caption: str
+    jpeg: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Video:
-    """A short film of the policy at play."""
+    """A short film of the policy at play, and moments of it with what the policy thinks."""
 
     task: str
     caption: str
     mp4: bytes
+    stills: tuple[Still, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

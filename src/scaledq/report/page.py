@@ -45,6 +45,7 @@ def page(data: ReportData) -> str:
         "Over all tasks": _overall(data, found),
         "Task by task": _by_task(data, found),
         "Videos": _videos(data),
+        "What it thinks": _stills(data),
         "Learning curves": _curves(data, found),
         "Learning health": _health(data),
         "Protocol": _protocol(data),
@@ -224,6 +225,25 @@ def _videos(data: ReportData) -> str:
         )
     columns = 2 if len(out) in (2, 4) else 3
     return f'<div class="videos" style="--columns: {columns}">{"".join(out)}</div>' if out else ""
+
+
+def _stills(data: ReportData) -> str:
+    out = []
+    for video in data.videos:
+        for still in video.stills:
+            source = markup.data_uri(still.jpeg, "image/jpeg")
+            out.append(
+                f'<figure><img alt="{escape(video.task)}" src="{source}"><figcaption>'
+                f"<b>{escape(video.task)}</b>. {escape(still.caption)}</figcaption></figure>"
+            )
+    if not out:
+        return ""
+    about = markup.paragraph(
+        "Moments of these episodes: each action's distribution of returns, the best value until "
+        "then, and in red which pixels the best action's lead depends on.",
+        "note",
+    )
+    return f'{about}<div class="videos" style="--columns: 3">{"".join(out)}</div>'
 
 
 def _curves(data: ReportData, found: Computed) -> str:

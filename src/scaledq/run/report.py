@@ -12,11 +12,11 @@ from scaledq.core.protocol import PRESETS, Protocol
 from scaledq.data.store import open_store
 from scaledq.learn.health import HEALTHY, advise
 from scaledq.play.score import ScoreRow, label, read_scores
-from scaledq.play.video import record_bytes
-from scaledq.report.content import Health, ReportData, Video
+from scaledq.report.content import Health, ReportData
 from scaledq.report.page import page
 from scaledq.report.scores import group
-from scaledq.run.evaluate import SEED, behaviour_rows
+from scaledq.run.evaluate import behaviour_rows
+from scaledq.run.films import films
 from scaledq.run.folder import SCORES, Run
 
 LABELS = {
@@ -33,8 +33,6 @@ LABELS = {
     "online_c51": "Online C51",
     "online_mse": "Online DQN",
 }
-CLIP_STEPS = 450
-"""Of a video in the page: 30 seconds at 15 decisions a second."""
 
 
 def report(runs: Sequence[Run], out: Path, *, videos: bool = True) -> Path:
@@ -61,6 +59,7 @@ def report(runs: Sequence[Run], out: Path, *, videos: bool = True) -> Path:
     recorded, remarks = _recorded(subject)
     if lacking:
         remarks += (f"Not evaluated yet, so without scores: {', '.join(lacking)}.",)
+    clips, unfilmed = films(subject) if videos else ((), ())
     data = ReportData(
         title=f"Scaled Q-learning on {len(subject.tasks)} tasks",
         scores=group([asdict(row) for row in played + recorded]),
@@ -70,9 +69,9 @@ def report(runs: Sequence[Run], out: Path, *, videos: bool = True) -> Path:
         labels=LABELS,
         curves={_named(run, runs): run.metrics for run in runs},
         health=tuple(number for run in runs for number in health_of(run, _named(run, runs))),
-        videos=films(subject) if videos else (),
+        videos=clips,
         commands=_commands(runs),
-        remarks=remarks,
+        remarks=remarks + unfilmed,
     )
     write_atomic(out, page(data))
     return out
@@ -135,17 +134,6 @@ def health_of(run: Run, named: str) -> list[Health]:
         span = f"{usual.low:g} to {usual.high:g}"
         out.append(Health(named, name, value, usual=span, advice=advice))
     return out
-
-
-def films(run: Run) -> tuple[Video, ...]:
-    """The first half minute of an episode of each task."""
-    policy, protocol = run.policy(), run.config.protocol
-    clips = []
-    for task in run.config.tasks:
-        mp4 = record_bytes(policy, task, protocol, seed=SEED, max_steps=CLIP_STEPS)
-        seconds = CLIP_STEPS / 15
-        clips.append(Video(task, f"The first {seconds:.0f} seconds of an episode", mp4))
-    return tuple(clips)
 
 
 def _commands(runs: Sequence[Run]) -> tuple[str, ...]:

@@ -15,8 +15,9 @@ from scaledq.report import figures, tables
 from scaledq.report.content import Health, ReportData, Section
 from scaledq.report.page import page
 from scaledq.report.tables import Table
+from scaledq.run.films import films
 from scaledq.run.folder import Run
-from scaledq.run.report import films, health_of
+from scaledq.run.report import health_of
 from scaledq.study import draw, recordings
 from scaledq.study.execute import Place
 from scaledq.study.paper import STUDIES
@@ -92,6 +93,7 @@ def _content(found: Results, shown: draw.Exhibits, folder: Path, *, videos: bool
     arms = [arm for arm in found.arms(panel) if arm.recipe]
     subject = next((arm for arm in arms if arm.recipe == "scaled_ql"), arms[0])
     first = {arm.label: found.runs[panel, arm.label][0] for arm in arms}
+    clips, unfilmed = films(first[subject.label]) if videos else ((), ())
     return ReportData(
         title=f"{study.title}, at scale {scale.name}",
         scores=found.panels[panel],
@@ -100,9 +102,9 @@ def _content(found: Results, shown: draw.Exhibits, folder: Path, *, videos: bool
         facts=_facts(found, first),
         curves={label: run.metrics for label, run in first.items()},
         health=tuple(_health(first)),
-        videos=films(first[subject.label]) if videos else (),
+        videos=clips,
         commands=_commands(found, folder),
-        remarks=_remarks(found),
+        remarks=(*_remarks(found), *unfilmed),
         sections=_sections(found, shown),
         resamples=found.resamples,
     )
