@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install quickstart test fuzz studies docs check clean
+.PHONY: install quickstart test fuzz studies docs dist check clean
 
 install: $(VENV)/installed
 
@@ -30,6 +30,11 @@ studies: install  ## Every study at smoke scale, and one on Ray; CI runs three.
 docs: install  ## The documentation as a site, in site/; a link that leads nowhere fails.
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[docs]"
 	$(BIN)/mkdocs build --strict --quiet
+
+dist: install  ## Wheel and source distribution, tried in empty environments outside the repository.
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	PYTHON=$(PYTHON) .ci/dist
 
 check: test
 

@@ -15,11 +15,16 @@ class Quickstart:
     """Collect, train Scaled QL and BC, evaluate and report, on three games, in minutes."""
 
     out: Path = Path("quickstart")
+    smoke: bool = False
+    """A few steps of everything, in seconds: is the installation whole?"""
 
     def __call__(self) -> None:
-        from scaledq.study.quickstart import quickstart
+        from scaledq.study.quickstart import SMOKE_TRANSITIONS, quickstart
+        from scaledq.study.scales import QUICK_SCALE, QUICK_TRANSITIONS, SMOKE
 
-        page = quickstart(self.out)
+        scale = SMOKE if self.smoke else QUICK_SCALE
+        transitions = SMOKE_TRANSITIONS if self.smoke else QUICK_TRANSITIONS
+        page = quickstart(self.out, scale, transitions=transitions)
         print(f"open {page}")
 
 

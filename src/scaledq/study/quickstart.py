@@ -14,9 +14,16 @@ from scaledq.study.recipes import bc, scaled_ql
 from scaledq.study.scales import QUICK_SCALE, QUICK_TRANSITIONS
 from scaledq.study.spec import Recipe, Scale
 
+SMOKE_TRANSITIONS = 400
 
-def quickstart(out: Path, scale: Scale = QUICK_SCALE) -> Path:
+
+def quickstart(
+    out: Path, scale: Scale = QUICK_SCALE, *, transitions: int = QUICK_TRANSITIONS
+) -> Path:
     """Does everything in `out`; what is there already is not done again. Returns the report.
+
+    Args:
+      transitions: recorded of each game.
 
     Raises:
       ScaledQError: any stage's own.
@@ -24,8 +31,8 @@ def quickstart(out: Path, scale: Scale = QUICK_SCALE) -> Path:
     began = time.monotonic()
     store = out / "store"
     cfg = scale.run
-    _say(f"1/4 record {QUICK_TRANSITIONS:,} steps of sub-optimal play of {', '.join(cfg.tasks)}")
-    recording = CollectConfig(tasks=cfg.tasks, steps=QUICK_TRANSITIONS, protocol=cfg.protocol)
+    _say(f"1/4 record {transitions:,} steps of sub-optimal play of {', '.join(cfg.tasks)}")
+    recording = CollectConfig(tasks=cfg.tasks, steps=transitions, protocol=cfg.protocol)
     if not _recorded(recording, store):
         collect(recording, store)
     _say("2/4 train Scaled QL, then behaviour cloning, on these logs")
