@@ -221,7 +221,12 @@ def test_online_a_stop_in_the_middle_changes_nothing(
     ("fields", "says"),
     [
         ({"task": "Freeway:m9d0", "frames": 40_000, "stores": ()}, "has no variant m9d0"),
-        ({"frames": 40_000}, "--online makes its own data"),
+        ({"frames": -4, "stores": ()}, "--frames must be above 0"),
+        ({"frames": 2_400, "head": "toy:pole"}, "--head: .* has no 'toy:pole'"),
+        ({"frames": 2_400, "head": CHAIN, "from_scratch": True}, "takes nothing over"),
+        ({"frames": 2_400, "replay_share": 0.01}, "is 0 rows; at least one"),
+        ({"frames": 2_400, "stores": ("nowhere",)}, "no store at nowhere"),
+        ({"frames": 2_400, "task": "toy:maze"}, "toy:maze"),
         ({"frames": 4, "stores": ()}, "too few for one update"),
         ({"frames": 4_000, "stores": (), "fraction": 0.5}, "--fraction and --replay"),
         ({"task": CHAIN}, "is in .* already"),

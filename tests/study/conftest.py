@@ -16,15 +16,25 @@ ROWS, SIDE, ACTIONS = 200, 44, {"Freeway": 3, "Pong": 6}
 @pytest.fixture(scope="session")
 def smoke_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random pictures and actions under the names of the smoke scale's tasks."""
-    store = tmp_path_factory.mktemp("smoke") / "store"
+    return write_smoke(tmp_path_factory.mktemp("smoke") / "store", side=SIDE)
+
+
+@pytest.fixture(scope="session")
+def full_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same in pictures as large as the games', to go with what is played."""
+    return write_smoke(tmp_path_factory.mktemp("full") / "store", side=84)
+
+
+def write_smoke(store: Path, *, side: int) -> Path:
+    """Fills a store."""
     for name in SMOKE_RUN.tasks:
-        task = Task(name=name, actions=ACTIONS[name], frame_shape=(SIDE, SIDE))
+        task = Task(name=name, actions=ACTIONS[name], frame_shape=(side, side))
         rng = stream(0, name)
         with LogWriter(
             store, task, "log", behaviour="random", protocol=None, source={}, versions={}
         ) as log:
             log.append(
-                rng.integers(256, size=(ROWS, SIDE, SIDE), dtype=np.uint8),
+                rng.integers(256, size=(ROWS, side, side), dtype=np.uint8),
                 rng.integers(task.actions, size=ROWS).astype(np.int16),
                 rng.integers(-1, 2, size=ROWS).astype(np.float32),
                 np.arange(1, ROWS + 1) % 25 == 0,

@@ -6,10 +6,20 @@ import pytest
 
 from scaledq.core.errors import ConfigError
 from scaledq.data.view import First
-from scaledq.study.paper import FIG2, FIG5, FIG6, FIG7, STUDIES, TABLE1
-from scaledq.study.plan import plan
+from scaledq.study.paper import (
+    FIG2,
+    FIG5,
+    FIG6,
+    FIG7,
+    FIG8,
+    FIGB1,
+    NEW_GAMES,
+    STUDIES,
+    TABLE1,
+)
+from scaledq.study.plan import Job, plan
 from scaledq.study.recipes import RECIPES
-from scaledq.study.scales import MINI, PAPER, SCALES, SMOKE
+from scaledq.study.scales import MINI, MINI_TASKS, PAPER, SCALES, SMOKE
 from scaledq.study.spec import Arm, Claim, Scale, Study
 
 every_scale = pytest.mark.parametrize("scale", SCALES.values(), ids=lambda scale: scale.name)
@@ -63,6 +73,32 @@ def test_fine_tuning_is_a_run_for_each_game_that_starts_from_the_pre_trained_one
     frozen = [found.jobs[key] for key in entries["Scaled QL (frozen)"].jobs]
     assert all(job.config.start.frozen for job in frozen)
     assert found.selections(jobs[0].source.key if jobs[0].source else "") == ()
+
+
+def jobs_of(study: Study, label: str) -> list[Job]:
+    found = plan(study, MINI, seeds=(0,))
+    return [found.jobs[key] for e in found.entries if e.arm.label == label for key in e.jobs]
+
+
+def test_remedies_start_from_what_each_of_them_needs() -> None:
+    """The variants are of Freeway and Breakout, whose heads WSRL takes; RLPD mixes in old logs."""
+    for job, game in zip(jobs_of(FIGB1, "WSRL"), ("Freeway", "Breakout"), strict=True):
+        assert (job.config.start.parts, job.config.start.head) == ("all", game)
+    for job in jobs_of(FIGB1, "RLPD") + jobs_of(NEW_GAMES, "RLPD"):
+        assert job.config.logged == MINI_TASKS
+        assert (job.config.start.parts, job.config.start.head) == ("all", "")
+    for job in jobs_of(FIGB1, "encoder thawed"):
+        assert (job.config.start.parts, job.config.start.frozen) == ("encoder", True)
+    (calibrated, *_) = jobs_of(NEW_GAMES, "Cal-QL")
+    assert calibrated.source is not None
+    assert calibrated.source.config == RECIPES["scaled_ql_calibrated"](MINI)
+    assert [job.config.tasks for job in jobs_of(NEW_GAMES, "Scaled QL")] == [
+        (task,) for task in MINI.held_out
+    ]
+
+
+def test_figure_8s_runs_are_among_those_of_its_curves() -> None:
+    assert set(plan(FIG8, MINI, seeds=(0,)).jobs) < set(plan(FIGB1, MINI, seeds=(0,)).jobs)
 
 
 def test_an_arm_without_a_recipe_is_named() -> None:

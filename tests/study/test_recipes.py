@@ -58,12 +58,15 @@ def impala(channels: int, stacks: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_trains(name: str, smoke_store: Path, tmp_path: Path) -> None:
+def test_every_recipe_trains(
+    name: str, smoke_store: Path, full_store: Path, tmp_path: Path
+) -> None:
     cfg = RECIPES[name](SMOKE)
-    cfg = replace(cfg, stores=() if cfg.online else (str(smoke_store),))
+    store = (str(full_store if cfg.online else smoke_store),)
+    cfg = replace(cfg, stores=store if cfg.logged else ())
     if cfg.start != Start():
         lender = RECIPES[cfg.start.of or "scaled_ql"](SMOKE)
-        source = train(replace(lender, stores=(str(smoke_store),)), tmp_path)
+        source = train(replace(lender, stores=store), tmp_path)
         cfg = replace(cfg, start=replace(cfg.start, run=str(source.folder)))
     run = train(cfg, tmp_path)
     assert run.finished

@@ -1,6 +1,6 @@
 """Studies at smoke scale, through the real code: trained, played, drawn, stopped, gone on.
 
-Three of them by default, which between them have two panels, sources, fine-tuning and scaling;
+Four of them by default, which between them have two panels, sources, fine-tuning, play and scaling;
 all of them, and one on Ray, in some minutes, with SCALEDQ_STUDIES=all in the environment.
 """
 
@@ -55,7 +55,7 @@ def stamps(place: Place) -> dict[str, int]:
     return {str(file): file.stat().st_mtime_ns for file in files}
 
 
-SHORT = ("fig5", "fig7", "B.2")
+SHORT = ("fig5", "fig7", "figB1", "B.2")
 ALL = os.environ.get("SCALEDQ_STUDIES") == "all"
 
 
@@ -80,6 +80,10 @@ def test_a_study_runs_once_and_is_drawn(name: str, place: Place, tmp_path: Path)
         assert entry.arm.label in summary
     for label in wanted.plan.lacking:
         assert label in page
+    for kind in wanted.plan.study.figures if wanted.plan.study.normal == "raw" else ():
+        drawn = tmp_path / name / f"{kind}.svg"
+        assert all(f"<!-- {arm.label} -->" in drawn.read_text() for arm in wanted.plan.study.arms)
+        assert (tmp_path / name / f"{kind}.pdf").exists()
     write_results([tmp_path / name], tmp_path / "results.md")
     told = (tmp_path / "results.md").read_text()
     assert "scale `smoke`" in told

@@ -1,6 +1,6 @@
 """The verb that gives a trained run a new task: finetune."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ class Finetune:
     store: tuple[str, ...] = ()
     """Logs of the new task, and of replayed ones."""
     online: bool = False
-    """Learn from play instead of from logs."""
+    """Learn from play instead of from logs; with --store, from both."""
     frames: float = 3e6
     """Of that play: four a step in an Atari game, as many as steps elsewhere."""
     fraction: float = 1.0
@@ -38,7 +38,9 @@ class Finetune:
     replay: tuple[str, ...] = ()
     """Old tasks that it goes on learning, from logs in the stores; `all` for every one."""
     replay_share: float = 0.5
-    """Of each batch."""
+    """Of each batch; online, that of all logs together."""
+    head: str = ""
+    """Old task whose head the new one begins with. Takes the whole network over."""
     recipe: str = ""
     """Whose objective and neck to put on the encoder; the run's own by default."""
     scale: str = "quick"
@@ -58,7 +60,7 @@ class Finetune:
         from scaledq.run.start import identified
 
         source = open_run(self.run)
-        cfg = finetuned(source, self._how(), base=self._base())
+        cfg = finetuned(source, self._how(), base=self._base(source))
         cfg = identified(override(cfg, overrides, prog="scaledq finetune"))
         if self.dry_run:
             print(f"{self.out / cfg.folder}\n{to_json(cfg).decode()}")
@@ -85,10 +87,12 @@ class Finetune:
             keep=self.keep,
             replay=self.replay,
             replay_share=self.replay_share,
+            head=self.head,
             seed=self.seed,
         )
 
-    def _base(self) -> "RunConfig | None":
+    def _base(self, source: "Run") -> "RunConfig | None":
+        from scaledq.run.finetune import finetuned
         from scaledq.study.recipes import RECIPES
         from scaledq.study.scales import SCALES
 
@@ -97,7 +101,11 @@ class Finetune:
         for what, name, known in (("recipe", self.recipe, RECIPES), ("scale", self.scale, SCALES)):
             if name not in known:
                 raise ConfigError(f"unknown {what} {name!r}; {suggest(name, known)}")
-        return RECIPES[self.recipe](SCALES[self.scale])
+        make, scale = RECIPES[self.recipe], SCALES[self.scale]
+        if self.online:  # What a recipe puts off, it puts off by a share of the updates.
+            steps = finetuned(source, self._how(), base=make(scale)).steps
+            scale = replace(scale, run=replace(scale.run, steps=steps))
+        return make(scale)
 
     def _tell(self, source: "Run", run: "Run") -> None:
         from scaledq.run.forgetting import forgetting

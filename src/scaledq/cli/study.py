@@ -21,7 +21,8 @@ class Study:
     """
 
     name: Positional[str] = ""
-    """fig2, fig4, fig5, fig6, fig7, fig8, figB1, table1, table2, B.2, B.3, B.4, beyond, data."""
+    """fig2, fig4, fig5, fig6, fig7, fig8, figB1, table1, table2, B.2, B.3, B.4, beyond, data,
+    remedies."""
     scale: str = "mini"
     store: tuple[str, ...] = ()
     """Where the logs are."""

@@ -52,6 +52,12 @@ class Batch:
     def __len__(self) -> int:
         return len(self.action)
 
+    def joined(self, other: "Batch") -> "Batch":
+        """These rows, then the other's, which hold as many frames; the noise is these rows'."""
+        theirs = other._tensors()
+        both = {name: torch.cat([mine, theirs[name]]) for name, mine in self._tensors().items()}
+        return replace(self, **both)
+
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
         """The same batch on another device."""
         moved = {k: v.to(device, non_blocking=non_blocking) for k, v in self._tensors().items()}

@@ -101,6 +101,15 @@ class Learner:
         """Lets these parameters rest for the first `until` updates; their moments start there."""
         self._held, self._held_until = tuple(parameters), until
 
+    @torch.no_grad()
+    def renew(self, weights: Mapping[str, Tensor]) -> None:
+        """Puts new values into these parameters and their targets; their moments start anew."""
+        for net in (self.net, self.target_net):
+            for name, parameter in net.named_parameters() if net else ():
+                if name in weights:
+                    parameter.copy_(weights[name])
+                    self.optimizer.state.pop(parameter, None)
+
     def losses(self, batch: Batch | Windows) -> tuple[Tensor, dict[str, Tensor]]:
         """Per-sample loss and its terms: all forward passes of a step, and nothing else."""
         moving = isinstance(self.objective, ScaledQL) and self.objective.alpha_steps

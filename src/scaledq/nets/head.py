@@ -17,6 +17,9 @@ from scaledq.core.errors import ConfigError
 from scaledq.core.outputs import HeadSpec, Outputs
 from scaledq.nets.blocks import floats
 
+ENCODER, HEADS = "encoder.", "heads."
+"""How the names of a network's parameters begin."""
+
 
 @config
 class NeckConfig:

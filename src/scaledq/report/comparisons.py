@@ -1,14 +1,16 @@
-"""Two figures that compare: one method against another game by game, and families across sizes."""
+"""Figures that compare: methods game by game and while they learn, and families across sizes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from scaledq.report.figures import DASHES, INK, MUTED, RC, WIDTH, frame
+from scaledq.report.figures import DASHES, INK, MUTED, RC, WIDTH, frame, panels, repeats
 from scaledq.report.powerlaw import PowerLaw
 from scaledq.report.stats import Estimate
 
@@ -83,6 +85,49 @@ def scaling_curves(
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set(xlabel=f"{axis} (log scale)", ylabel=score)
     axes.legend(loc="best", handlelength=2.6)
+    return figure
+
+
+class Band(NamedTuple):
+    """A mean and its interval, all [P]."""
+
+    x: Float[np.ndarray, "P"]
+    mean: Float[np.ndarray, "P"]
+    low: Float[np.ndarray, "P"]
+    high: Float[np.ndarray, "P"]
+
+
+@rc_context(RC)
+def task_curves(
+    curves: Mapping[str, Mapping[str, Band]],
+    *,
+    colours: Mapping[str, str],
+    x: str = "emulator frames",
+    y: str = "return of an episode",
+) -> Figure:
+    """task -> label -> curve: a panel a task. Labels of one colour differ in their dashes."""
+    columns = min(2, len(curves))
+    lines = -(-len(curves) // columns)
+    labels = list(dict.fromkeys(label for every in curves.values() for label in every))
+    legend = 0.2 * -(-len(labels) // 2)
+    figure, grid = panels(lines, columns, WIDTH * columns / 1.3, 2.4 * lines + legend)
+    dashes = dict(zip(labels, repeats(labels, colours), strict=True))
+    for axes, (task, every) in zip(grid, curves.items(), strict=False):
+        for label, band in every.items():
+            colour, dash = colours[label], DASHES[dashes[label] % len(DASHES)]
+            axes.fill_between(band.x, band.low, band.high, color=colour, alpha=0.13, linewidth=0)
+            axes.plot(band.x, band.mean, color=colour, linestyle=dash, label=label,
+                      marker="o", markersize=2.2)  # fmt: skip
+        axes.set(title=task, xlabel=x, ylabel=y)
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    for axes in grid[len(curves) :]:
+        axes.remove()
+    shown = {line.get_label(): line for axes in grid for line in axes.lines}
+    handles = {label: shown[label] for label in labels}
+    figure.legend(handles.values(), handles.keys(), loc="outside upper left",
+                  ncols=1 + columns, handlelength=3.2)  # fmt: skip
     return figure
 
 

@@ -29,6 +29,8 @@ INK, MUTED, GRID = "#1c2128", "#57606a", "#d9dee4"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b")
 """Okabe and Ito's colours, which the common forms of colour blindness tell apart, and a brown."""
 GREY = "#7d8590"
+HATCHES = ("", "//////", "......")
+"""Of bars whose colour was used before."""
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 
 LABEL = 16
@@ -110,19 +112,18 @@ def interval_bars(
     digits: int = 3,
 ) -> Figure:
     """One panel for each statistic: a bar for each label, its interval, and its number."""
-    panels = len(estimates)
-    columns = min(columns, panels)
-    lines = -(-panels // columns)
+    columns = min(columns, len(estimates))
+    lines = -(-len(estimates) // columns)
     labels = list(next(iter(estimates.values())))
     tallest = max(len(textwrap.wrap(label, LABEL)) for label in labels)
     height = 0.62 + max(0.3, 0.05 + 0.16 * tallest) * len(labels)
-    figure, grid = _grid(lines, columns, WIDTH * columns / 2, height * lines)
+    figure, grid = panels(lines, columns, WIDTH * columns / 2, height * lines)
     for i, (axes, (name, bars)) in enumerate(zip(grid, estimates.items(), strict=False)):
         _bars(axes, bars, labels, colours, digits)
         axes.set_title(name)
         if i % columns:
             axes.tick_params(labelleft=False)
-    for axes in grid[panels:]:
+    for axes in grid[len(estimates) :]:
         axes.remove()
     return figure
 
@@ -140,6 +141,11 @@ def task_bars(
     """
     tasks = list(dict.fromkeys(task for bars in estimates.values() for task in bars))
     thick = 0.8 / len(estimates)
+    again = repeats(list(estimates), colours)
+    marks = {
+        label: {"hatch": HATCHES[count % len(HATCHES)], "edgecolor": "white", "linewidth": 0}
+        for label, count in zip(estimates, again, strict=True)
+    }
     inches = 0.15 if len(tasks) <= 12 else 0.09
     height = 0.9 + len(tasks) * (0.12 + inches * len(estimates))
     figure, axes = frame(WIDTH, height)
@@ -147,7 +153,7 @@ def task_bars(
         found = [(y, bars[task]) for y, task in enumerate(tasks) if bars.get(task)]
         heights = np.array([y - 0.4 + (i + 0.5) * thick for y, _ in found])
         values = [e.value for _, e in found if e]
-        axes.barh(heights, values, height=thick * 0.86, color=colours[label])
+        axes.barh(heights, values, height=thick * 0.86, color=colours[label], **marks[label])
         for y, (_, e) in zip(heights, found, strict=True):
             if e:
                 axes.plot([e.low, e.high], [y, y], color=INK, linewidth=1)
@@ -161,7 +167,7 @@ def task_bars(
     if max(highs, default=0) > 5:
         axes.set_xscale("symlog", linthresh=1)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    keys = [Patch(color=colours[label], label=label) for label in estimates]
+    keys = [Patch(facecolor=colours[label], label=label, **marks[label]) for label in estimates]
     columns = 2 if len(keys) > 3 else 3
     figure.legend(handles=keys, loc="outside upper left", ncols=columns, handlelength=1)
     return figure
@@ -185,13 +191,13 @@ def learning_curves(
       DataError: no row has any of the quantities.
     """
     known = {name for rows in runs.values() for row in rows for name in row}
-    panels = [name for name in quantities if name in known]
-    if not panels:
+    shown = [name for name in quantities if name in known]
+    if not shown:
         raise DataError(f"no learning curves: none of {', '.join(quantities)} was logged")
-    columns = min(columns, len(panels))
-    lines = -(-len(panels) // columns)
-    figure, grid = _grid(lines, columns, 3.2 * columns, 2.1 * lines + 0.3 * legend)
-    for axes, quantity in zip(grid, panels, strict=False):
+    columns = min(columns, len(shown))
+    lines = -(-len(shown) // columns)
+    figure, grid = panels(lines, columns, 3.2 * columns, 2.1 * lines + 0.3 * legend)
+    for axes, quantity in zip(grid, shown, strict=False):
         for label, rows in runs.items():
             _curve(axes, rows, x, quantity, colour=colours[label], label=label)
         axes.set_title(quantity.replace("_", " "))
@@ -201,12 +207,12 @@ def learning_curves(
         axes.xaxis.set_major_formatter(FuncFormatter(_short))
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_formatter(FuncFormatter(_short))
-    for axes in grid[len(panels) :]:
+    for axes in grid[len(shown) :]:
         axes.remove()
     handles = {line.get_label(): line for axes in grid for line in axes.lines}
-    shown = {label: handles[label] for label in runs if label in handles}
+    found = {label: handles[label] for label in runs if label in handles}
     if legend:
-        figure.legend(shown.values(), shown.keys(), loc="outside upper left", ncols=4)
+        figure.legend(found.values(), found.keys(), loc="outside upper left", ncols=4)
     return figure
 
 
@@ -295,11 +301,18 @@ def _variables() -> dict[str, str]:
 
 def frame(width: float, height: float) -> tuple[Figure, Axes]:
     """An empty figure of so many inches, with one pair of axes."""
-    figure, grid = _grid(1, 1, width, height)
+    figure, grid = panels(1, 1, width, height)
     return figure, grid[0]
 
 
-def _grid(lines: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+def repeats(labels: Sequence[str], colours: Mapping[str, str]) -> list[int]:
+    """How many labels before each have its colour: what tells apart more labels than colours."""
+    found = [colours[label] for label in labels]
+    return [found[:i].count(colour) for i, colour in enumerate(found)]
+
+
+def panels(lines: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """An empty figure of so many inches, with axes line by line."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, list(figure.subplots(lines, columns, squeeze=False).flat)
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from scaledq.core.errors import ConfigError, TaskError
 from scaledq.core.outputs import HeadSpec
+from scaledq.core.seeds import stream
 from scaledq.core.task import Task
 from scaledq.core.vocabulary import vocabulary
 from scaledq.data.loader import Loader
@@ -23,7 +24,7 @@ from scaledq.learn.sequence import DecisionTransformer, SequenceCloning
 from scaledq.nets.blocks import Coloured
 from scaledq.nets.contrastive import Contrastive
 from scaledq.nets.decoder import Decoder
-from scaledq.nets.head import NeckConfig, Network
+from scaledq.nets.head import ENCODER, HEADS, NeckConfig, Network
 from scaledq.nets.impala import Impala, ImpalaConfig
 from scaledq.nets.mae import MaskedAutoencoder
 from scaledq.nets.mlp import MLP, MLPConfig
@@ -38,6 +39,7 @@ from scaledq.run.config import Encoder, RunConfig
 from scaledq.run.dqn import DQNConfig
 from scaledq.run.parallel import Ranks
 from scaledq.run.pqn import PQN, PQNConfig
+from scaledq.run.prior import Prior
 from scaledq.run.recording import METRICS, Agent
 from scaledq.run.replay import ReplayAgent, Rhythm
 from scaledq.run.trackers import MLflow, WandB
@@ -194,6 +196,23 @@ def loader(cfg: RunConfig, ranks: Ranks | None = None) -> Loader:
     )
 
 
+def prior(cfg: RunConfig) -> Prior | None:
+    """The part of an online run's batches that comes from logs, if it has one."""
+    if not cfg.prior_rows:
+        return None
+    loader = Loader(
+        [open_store(path) for path in cfg.stores],
+        cfg.logged,
+        view=cfg.view,
+        transitions=cfg.transitions,
+        batch_size=cfg.prior_rows,
+        # Not the ring's: equal numbers would draw the same places of logs and ring.
+        seed=int(stream(cfg.seed, "prior").integers(1 << 62)),
+        returns=_asks_returns(cfg.objective),
+    )
+    return Prior(loader, cfg.known_tasks, rows=cfg.prior_rows, stop=cfg.steps)
+
+
 def _asks_returns(objective: Objective) -> bool:
     """Whether its batches must hold Monte-Carlo returns."""
     return isinstance(objective, ScaledQL) and objective.calibrated
@@ -210,7 +229,7 @@ def pqn(cfg: PQNConfig, tasks: tuple[Task, ...], task_index: np.ndarray, *, seed
     return PQN(cfg, net.to(device()), task_index, seed=seed)
 
 
-def dqn(
+def dqn(  # noqa: PLR0913  (the agent's own, and what a run gives it)
     cfg: DQNConfig,
     tasks: tuple[Task, ...],
     task_index: np.ndarray,
@@ -219,6 +238,8 @@ def dqn(
     steps: int,
     learner: Learner | None = None,
     stop_after: int | None = None,
+    prior: Prior | None = None,
+    known: tuple[Task, ...] = (),
 ) -> ReplayAgent:
     """The agent before its first step; arguments as of `pqn`.
 
@@ -226,6 +247,8 @@ def dqn(
       steps: transitions of each task that it is to play: no ring need hold more than those.
       learner: one that was prepared for it, over these tasks first; its own by default.
       stop_after: updates after which it only plays.
+      prior: what a part of each batch comes from; the ring alone by default.
+      known: the tasks of the learner's network; those that it plays by default.
 
     Raises:
       ConfigError: a ring that has no room for a sample.
@@ -245,14 +268,41 @@ def dqn(
         tasks,
         slots=slots,
         transitions=cfg.transitions,
-        batch_size=cfg.batch_size,
+        batch_size=cfg.batch_size - (prior.rows if prior else 0),
         seed=seed,
         returns=_asks_returns(cfg.objective),
     )
     rhythm = Rhythm(
         log_every=cfg.log_every, checkpoint_every=cfg.checkpoint_every, stop_after=stop_after
     )
-    return ReplayAgent(learner, ring, cfg.replay, task_index, rhythm=rhythm, seed=seed)
+    return ReplayAgent(
+        learner,
+        ring,
+        cfg.replay,
+        task_index,
+        rhythm=rhythm,
+        seed=seed,
+        prior=prior,
+        renewed=lambda number: _renewed(cfg, known or tasks, seed, number),
+    )
+
+
+def _renewed(
+    cfg: DQNConfig, tasks: tuple[Task, ...], seed: int, number: int
+) -> dict[str, torch.Tensor]:
+    """The weights that a reset makes anew, as another network has them at its start."""
+    net = untrained(
+        cfg.encoder,
+        cfg.neck,
+        tasks,
+        stack=cfg.stack,
+        heads=cfg.objective.heads,
+        seed=int(stream(seed, "reset", number).integers(1 << 62)),
+    )
+    every = dict(net.named_parameters())
+    if cfg.replay.reset == "heads":
+        return {name: value for name, value in every.items() if name.startswith(HEADS)}
+    return {name: value for name, value in every.items() if not name.startswith(ENCODER)}
 
 
 def agent(

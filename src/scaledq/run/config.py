@@ -46,14 +46,36 @@ class Start:
     never."""
     keep: tuple[str, ...] = ()
     """Tasks of the source that this run can go on playing though it has no data of them."""
+    head: str = ""
+    """Task of the source whose head this run's tasks begin with where they are new: a variant's
+    game. It must have as many actions."""
 
     def __post_init__(self) -> None:
         if self.thaw < 0 or (self.thaw and not self.frozen):
             raise ConfigError(f"start.thaw is for frozen starts, and 0 or more; got {self.thaw}")
         if self.keep and self.parts != "all":
             raise ConfigError(f"start.keep needs start.parts 'all', got {self.parts!r}")
+        if self.head and self.parts != "all":
+            raise ConfigError(f"start.head needs start.parts 'all', got {self.parts!r}")
         if len(set(self.keep)) < len(self.keep):
             raise ConfigError(f"start.keep: each task once, got {self.keep}")
+
+
+@config
+class PriorData:
+    """Logs that an online run learns from beside what it does (RLPD, Ball et al., 2023)."""
+
+    share: float = 0.5
+    """Of each batch, to the nearest row."""
+    tasks: tuple[str, ...] = ()
+    """Whose logs, in equal parts unless the view says otherwise; by default those of the tasks that
+    it plays. Others have heads of their own."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise ConfigError(f"online.prior.share must lie in (0, 1), got {self.share}")
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ConfigError(f"online.prior.tasks: each task once, got {self.tasks}")
 
 
 @config
@@ -68,6 +90,8 @@ class Online:
     """Environments of each task."""
     protocol: Protocol = DQN_REPLAY
     """How it plays while it learns; the epsilon is the replay's."""
+    prior: PriorData | None = None
+    """None: every batch is what it did itself. Otherwise logs come into it, from `stores`."""
 
     def __post_init__(self) -> None:
         if self.slots < 1:
@@ -103,7 +127,8 @@ class RunConfig:
     sequences: Sequences = Sequences()
     """What transformers learn from instead of `transitions`."""
     online: Online | None = None
-    """None: it learns from logs. Otherwise from what it does itself, and `stores` stays empty."""
+    """None: it learns from logs. Otherwise from what it does itself, and `stores` stays empty but
+    for prior data."""
     track: tuple[Literal["wandb", "mlflow"], ...] = ()
     """Who else is told what metrics.jsonl is told. Not part of the run's name."""
 
@@ -127,14 +152,28 @@ class RunConfig:
         if len(set(self.track)) < len(self.track):
             raise ConfigError(f"track: each tracker once, got {' '.join(self.track)}")
         for task in self.start.keep:
-            if task in self.tasks:
+            if task in self.tasks + self.logged:
                 raise ConfigError(f"start.keep: {task} is among the tasks that this run learns")
 
     def _check_online(self) -> None:
         if self.online and not self.objective.bootstraps:
             raise ConfigError(f"online: there is nobody for {self.objective.kind} to learn from")
-        if self.online and self.view != View():
+        if not self.online:
+            return
+        if self.view != View() and not self.online.prior:
             raise ConfigError("online: a view chooses from logs, and this run has none; leave it")
+        replay, start = self.online.replay, self.start
+        taken = start.frozen and start.parts != "encoder" and replay.reset == "neck"
+        if replay.reset_every and (start.keep or taken):
+            raise ConfigError(
+                "online.replay.reset_every: a reset would undo what start.keep or start.frozen "
+                "preserves; drop one of them"
+            )
+        if self.online.prior and not 0 < self.prior_rows < self.batch_size:
+            raise ConfigError(
+                f"online.prior.share: {self.online.prior.share} of a batch of {self.batch_size} is "
+                f"{self.prior_rows} rows; at least one must come from logs and one from play"
+            )
 
     @property
     def sequential(self) -> bool:
@@ -149,8 +188,31 @@ class RunConfig:
 
     @property
     def known_tasks(self) -> tuple[str, ...]:
-        """The tasks that the run can play: those that it learns, then those that it kept."""
-        return self.tasks + self.start.keep
+        """The tasks that the run can play: its own, then others that it learns from logs, then
+        those that it kept."""
+        others = tuple(task for task in self.logged if task not in self.tasks)
+        return self.tasks + others + self.start.keep
+
+    @property
+    def logged(self) -> tuple[str, ...]:
+        """The tasks that the run needs logs of."""
+        if self.online is None:
+            return self.tasks
+        return (self.online.prior.tasks or self.tasks) if self.online.prior else ()
+
+    @property
+    def played(self) -> int:
+        """Transitions of all tasks together that an online run plays for its updates."""
+        if self.online is None:
+            return 0
+        replay, tasks = self.online.replay, len(self.tasks)
+        return tasks * (replay.warmup + max(1, -(-self.steps * replay.train_every // tasks)))
+
+    @property
+    def prior_rows(self) -> int:
+        """Rows of an online run's batch that come from logs."""
+        prior = self.online.prior if self.online else None
+        return round(prior.share * self.batch_size) if prior else 0
 
     @property
     def playing(self) -> Playing:

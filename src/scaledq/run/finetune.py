@@ -18,7 +18,7 @@ from scaledq.data.view import All, Uniform, View
 from scaledq.learn.objective import Pretraining
 from scaledq.play.envs import is_game
 from scaledq.run import assemble
-from scaledq.run.config import Online, RunConfig, Start
+from scaledq.run.config import Online, PriorData, RunConfig, Start
 from scaledq.run.evaluate import episode_returns
 from scaledq.run.folder import Run, write_run
 from scaledq.run.train import train
@@ -49,20 +49,26 @@ class FineTuning:
     replay: tuple[str, ...] = ()
     """Old tasks that are learnt on, from logs in `stores`; `all` for every one."""
     replay_share: float = 0.5
-    """The share of each batch that all replayed tasks together get."""
+    """The share of each batch that all replayed tasks together get; online, that all logs get."""
+    head: str = ""
+    """Old task whose head the new one begins with."""
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
             raise ConfigError(f"--fraction must lie in (0, 1], got {self.fraction}")
-        if self.frames < 0 or (self.frames and self.stores):
-            raise ConfigError("--online makes its own data: give --frames above 0, and no --store")
-        if self.frames and (self.fraction < 1 or self.replay):
-            raise ConfigError("--fraction and --replay choose from logs, and --online has none")
+        if self.frames < 0:
+            raise ConfigError(f"--frames must be above 0, got {self.frames}")
+        if self.frames and not self.stores and (self.fraction < 1 or self.replay):
+            raise ConfigError(
+                "--fraction and --replay choose from logs, and --online without --store has none"
+            )
         if not 0 < self.replay_share < 1:
             raise ConfigError(f"--replay-share must lie in (0, 1), got {self.replay_share}")
-        if self.from_scratch and (self.frozen or self.keep or self.replay):
-            raise ConfigError("--from-scratch takes nothing over: drop --frozen, --keep, --replay")
+        if self.from_scratch and (self.frozen or self.keep or self.replay or self.head):
+            raise ConfigError(
+                "--from-scratch takes nothing over: drop --frozen, --keep, --replay, --head"
+            )
 
 
 def finetuned(source: Run, how: FineTuning, *, base: RunConfig | None = None) -> RunConfig:
@@ -83,19 +89,25 @@ def finetuned(source: Run, how: FineTuning, *, base: RunConfig | None = None) ->
     cfg = _based(source, base)
     replayed = _named(source, how.replay, "replay")
     kept = tuple(t for t in _named(source, how.keep, "keep") if t not in replayed)
-    old = bool(replayed or kept)
-    start = Start(
-        run=str(source.folder), parts="all" if old else "encoder", frozen=how.frozen, keep=kept
+    start = base.start if base else Start()
+    head = _head(source, how, start)
+    old = bool(replayed or kept or head)
+    start = replace(
+        start,
+        run=str(source.folder),
+        parts="all" if old else start.parts,
+        frozen=how.frozen or start.frozen,
+        keep=kept,
+        head=head,
     )
-    online = _online(cfg, how) if how.frames else None
-    steps = _updates(online, how) if online else min(cfg.steps, STEPS)
+    online = _online(cfg, how, replayed) if how.frames else None
     return replace(
         cfg,
         online=online,
-        tasks=(how.task, *replayed),
+        tasks=(how.task,) if online else (how.task, *replayed),
         stores=how.stores,
-        view=_view(how, replayed),
-        steps=steps,
+        view=_view(how, () if online else replayed),
+        steps=_updates(online, how) if online else min(cfg.steps, STEPS),
         seed=how.seed,
         start=Start() if how.from_scratch else start,
     )
@@ -172,12 +184,36 @@ def _based(source: Run, base: RunConfig | None) -> RunConfig:
     return replace(base, encoder=own.encoder, transitions=transitions)
 
 
-def _online(cfg: RunConfig, how: FineTuning) -> Online:
+def game_of(task: str, known: Sequence[str]) -> str:
+    """The game that the task is a variant of, if that is known; else nothing."""
+    game, variant, _ = task.partition(":")
+    return game if variant and game in known else ""
+
+
+def _head(source: Run, how: FineTuning, start: Start) -> str:
+    """The old task whose head the new one begins with, if it is to begin with one."""
+    if how.head:
+        return _named(source, (how.head,), "head")[0]
+    if how.from_scratch or start.parts != "all":
+        return ""
+    found = game_of(how.task, source.config.known_tasks)
+    if not found:
+        raise ConfigError(
+            f"this recipe begins with what {source.name} would play, and {how.task} is no variant "
+            f"of a task of it: say whose head to take, as --head {source.config.known_tasks[0]}"
+        )
+    return found
+
+
+def _online(cfg: RunConfig, how: FineTuning, replayed: tuple[str, ...]) -> Online:
     """How it plays: as DQN-Replay was recorded, or by the run's own rules if those are not the
     paper's. The first tenth of a short budget, and at most 20,000 steps, only fill the ring."""
     online = cfg.online or Online()
     if cfg.online is None and cfg.protocol != SCALED_QL:
         online = replace(online, protocol=cfg.protocol)
+    if how.stores:
+        prior = replace(online.prior or PriorData(), share=how.replay_share, tasks=replayed)
+        online = replace(online, prior=prior)
     steps = how.frames // _skip(online, how.task)
     replay = online.replay
     ring = replace(replay.ring, capacity=min(replay.ring.capacity, max(2 * steps, 1_000)))

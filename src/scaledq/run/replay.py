@@ -1,16 +1,20 @@
 """An agent that learns from a ring of its last steps: an update every few of them, while it plays.
 
 What it minimises, its network and where its weights come from are its learner's affair: DQN, C51
-and conservative fine-tuning differ in nothing else. Shapes: R rows (environments of all tasks).
+and conservative fine-tuning differ in nothing else. A part of each batch may come from logs.
+
+Shapes: R rows (environments of all tasks).
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from scaledq.core.batch import Batch
 from scaledq.core.config import config
 from scaledq.core.errors import ConfigError
 from scaledq.data.ring import Ring, RingConfig
@@ -18,6 +22,7 @@ from scaledq.learn.learner import Learner
 from scaledq.learn.objective import Pretraining
 from scaledq.run.checkpoint import State
 from scaledq.run.explore import Explorer, check_zeta, epsilon_at
+from scaledq.run.prior import Prior
 from scaledq.run.stage import Stage
 
 ROUND = 16
@@ -38,14 +43,23 @@ class Replay:
     epsilon: float = 0.01
     """Probability of a random action after the first `explore` of the recording; 1 at its start."""
     explore: float = 0.1
+    """0: it acts by its own values from the first step on, and the warm-up is what the policy plays
+    that it starts with (WSRL, Zhou et al., 2024)."""
     zeta: float | None = None
     """A random action lasts n steps with a probability as n ** -zeta, 2 in Dabney et al. (2021);
     none: one step. Where only a long way in one direction pays, as in Freeway, it finds that."""
+    reset_every: int = 0
+    """Updates after which a part of the network begins anew, again and again, while the ring stays
+    (Nikishin et al., 2022); not within so many updates of the end. 0: never."""
+    reset: Literal["heads", "neck"] = "heads"
+    """neck: also all that lies between encoder and heads."""
 
     def __post_init__(self) -> None:
         for field in ("train_every", "warmup"):
             if getattr(self, field) < 1:
                 raise ConfigError(f"replay.{field}: need at least 1, got {getattr(self, field)}")
+        if self.reset_every < 0:
+            raise ConfigError(f"replay.reset_every: need 0 or more, got {self.reset_every}")
         for field in ("epsilon", "explore"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ConfigError(f"replay.{field}: must lie in [0, 1], got {getattr(self, field)}")
@@ -70,9 +84,11 @@ class ReplayAgent:
       ring: empty.
       task_index: int64 [R], the task of each row that it plays.
       seed: of exploration.
+      prior: where the rest of each batch comes from, if the ring's are not whole ones.
+      renewed: number of a reset, from 1 -> the weights that are made anew then, by name.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (what learns, what from, and when)
         self,
         learner: Learner,
         ring: Ring,
@@ -81,8 +97,11 @@ class ReplayAgent:
         *,
         rhythm: Rhythm,
         seed: int,
+        prior: Prior | None = None,
+        renewed: Callable[[int], Mapping[str, Tensor]] | None = None,
     ) -> None:
         self.learner, self.ring, self.replay, self.rhythm = learner, ring, replay, rhythm
+        self.prior, self._renewed = prior, renewed
         choices = np.array([task.actions for task in ring.tasks])[task_index]
         self._explorer = Explorer(choices, seed=seed, zeta=replay.zeta)
         self.device = next(learner.net.parameters()).device
@@ -97,6 +116,11 @@ class ReplayAgent:
         objective = self.learner.objective
         assert not isinstance(objective, Pretraining), f"{objective.kind} cannot play"
         return objective.preferences(outputs)
+
+    def batch(self, step: int) -> Batch:
+        """What update `step` learns from: rows of the ring, then those of logs."""
+        own = self.ring.batch(step)
+        return own.joined(self.prior.batch(step)) if self.prior else own
 
     def begin(self, stage: Stage) -> None:
         """Takes the first frames into the ring."""
@@ -177,13 +201,23 @@ class ReplayAgent:
 
     def _learn(self, stage: Stage) -> None:
         """Takes the updates that the steps so far have earned."""
-        ready = stage.recorded - self.replay.warmup * len(stage.fleet.tasks)
-        earned = max(0, ready // self.replay.train_every)
-        if self.rhythm.stop_after is not None:
-            earned = min(earned, self.rhythm.stop_after)
+        earned, last = (self._earned(stage, steps) for steps in (stage.recorded, stage.total))
         while self.learner.step < earned:
-            batch = self.ring.batch(self.learner.step).to(self.device, non_blocking=True)
+            batch = self.batch(self.learner.step).to(self.device, non_blocking=True)
             self._metrics = self.learner.update(batch)
+            self._renew(self.learner.step, last)
+
+    def _earned(self, stage: Stage, steps: int) -> int:
+        """Updates that so many transitions are worth."""
+        ready = steps - self.replay.warmup * len(stage.fleet.tasks)
+        earned = max(0, ready // self.replay.train_every)
+        return earned if self.rhythm.stop_after is None else min(earned, self.rhythm.stop_after)
+
+    def _renew(self, step: int, last: int) -> None:
+        """Lets a part of the network begin anew after update `step` of `last`, if it is time."""
+        every = self.replay.reset_every
+        if self._renewed and every and step % every == 0 and last - step >= every:
+            self.learner.renew(self._renewed(step // every))
 
     def _epsilon(self, stage: Stage) -> float:
         replay = self.replay

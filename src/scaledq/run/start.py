@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from scaledq.core.errors import ConfigError, RunError, suggest
 from scaledq.core.task import Task
 from scaledq.learn.learner import Learner
+from scaledq.nets.head import ENCODER, HEADS
 from scaledq.nets.transformer import TransformerConfig
 from scaledq.run.config import RunConfig, Start
 from scaledq.run.folder import WEIGHTS, Run, open_run
 
-ENCODER, HEADS = "encoder.", "heads."
 PARTS = {"encoder": "the encoder", "body": "all but the heads", "all": "the whole network"}
 
 
@@ -89,7 +89,7 @@ def take_over(
     names = [name for name in net.state_dict() if _is_taken(name, taken)]
     _copy(net, theirs, names, source)
     if start.parts == "all":
-        names += _copy_heads(net, theirs, source, tasks)
+        names += _copy_heads(net, theirs, source, tasks, _lenders(cfg, source, tasks))
     if start.frozen and not start.thaw:
         for name, parameter in net.named_parameters():
             if _is_taken(name, taken):
@@ -169,6 +169,24 @@ def _check_fit(source: Run, cfg: RunConfig, tasks: tuple[Task, ...]) -> None:
             )
 
 
+def _lenders(cfg: RunConfig, source: Run, tasks: tuple[Task, ...]) -> dict[str, str]:
+    """New task -> the task of the source whose head it begins with."""
+    known, head = {task.name: task for task in source.tasks}, cfg.start.head
+    if not head:
+        return {}
+    if head not in known:
+        raise ConfigError(f"start.head: {source.folder} has no {head!r}; {suggest(head, known)}")
+    new = [task for task in tasks if task.name in cfg.tasks and task.name not in known]
+    for task in new:
+        if task.actions != known[head].actions:
+            fit = [name for name, other in known.items() if other.actions == task.actions]
+            raise ConfigError(
+                f"start.head: {task.name} has {task.actions} actions, {head} has "
+                f"{known[head].actions}; with as many there is {', '.join(fit) or 'none'}"
+            )
+    return {task.name: head for task in new}
+
+
 def _weights(source: Run) -> dict[str, Tensor]:
     try:
         return load_file(source.folder / WEIGHTS)
@@ -204,11 +222,17 @@ def _copy(net: nn.Module, theirs: Mapping[str, Tensor], names: list[str], source
 
 @torch.no_grad()
 def _copy_heads(
-    net: nn.Module, theirs: Mapping[str, Tensor], source: Run, tasks: tuple[Task, ...]
+    net: nn.Module,
+    theirs: Mapping[str, Tensor],
+    source: Run,
+    tasks: tuple[Task, ...],
+    lenders: Mapping[str, str],
 ) -> list[str]:
-    """Copies the heads of common tasks: tensors [N O *D], whose rows O are by action, then atom."""
+    """Copies the heads of common tasks, and those that others lend: tensors [N O *D], whose rows O
+    are by action, then atom."""
     places = {task.name: index for index, task in enumerate(source.tasks)}
-    pairs = [(places[t.name], here) for here, t in enumerate(tasks) if t.name in places]
+    lent = [lenders.get(task.name, task.name) for task in tasks]
+    pairs = [(places[name], here) for here, name in enumerate(lent) if name in places]
     names = [name for name in net.state_dict() if name.startswith(HEADS)]
     for name, mine in net.state_dict().items():
         if name in names:

@@ -30,6 +30,8 @@ from scaledq.run.folder import Run
 PASSES = 3
 """Forward passes that a transition costs: one forward, and twice that backward. The target
 network's is one more where the objective has one."""
+EMULATED = 500
+"""Steps a second, of all environments, without any network: docs/online.md measures some more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +41,20 @@ class Cost:
     parameters: int
     operations: float
     """Floating-point operations of all of training; a multiplication and an addition are two."""
+    played: int = 0
+    """Transitions that it makes itself."""
 
     def hours(self, speed: float) -> float:
         """At `speed` operations a second."""
-        return self.operations / speed / 3600
+        return (self.operations / speed + self.played / EMULATED) / 3600
 
 
 def cost(cfg: RunConfig, tasks: Sequence[Task]) -> Cost:
     """What training `cfg` on `tasks` takes, whatever the machine."""
     parameters, forward = _count(to_json(replace(cfg, seed=0, stores=())), tuple(tasks))
     passes = float(PASSES + cfg.objective.bootstraps)
-    return Cost(parameters, passes * forward * cfg.batch_size * cfg.steps)
+    learnt = passes * cfg.batch_size * cfg.steps
+    return Cost(parameters, forward * (learnt + cfg.played), cfg.played)
 
 
 @cache

@@ -14,6 +14,7 @@ from scaledq.core.files import write_atomic
 from scaledq.report import comparisons, figures, scores, stats, tables
 from scaledq.report.stats import Estimate
 from scaledq.report.tables import Cell, Column, Table
+from scaledq.study import curves
 from scaledq.study import tables as study_tables
 from scaledq.study.results import Results
 from scaledq.study.spec import Panel
@@ -238,22 +239,27 @@ def _scaling(results: Results) -> Iterator[Drawing]:
 
 
 def _curves(results: Results) -> Iterator[Drawing]:
-    """Returns of finished episodes while learning online, where runs logged them."""
-    logged = {label: runs[0].metrics for (_, label), runs in results.runs.items() if runs}
-    quantities = ["episode_return"]
-    if not any(quantities[0] in row for rows in logged.values() for row in rows):
+    """Returns of the episodes that ended while learning online, task by task."""
+    online = {
+        label: [run for run in runs if run.config.online and len(run.config.tasks) == 1]
+        for (_, label), runs in results.runs.items()
+    }
+    bands = {}
+    for task in results.plan.tasks:
+        of_task = {
+            label: [curves.course(run) for run in runs if run.config.tasks == (task,)]
+            for label, runs in online.items()
+        }
+        rngs = {label: results.rng("curves", task, label) for label in of_task}
+        bands[task] = curves.mean_curves(of_task, rngs)
+    bands = {task: every for task, every in bands.items() if every}
+    if not bands:
         return
-    figure = figures.learning_curves(logged, quantities, colours=colours(results), columns=1)
-    rows = tuple(
-        (label, row.get("step"), row.get(quantities[0]))
-        for label, every in logged.items()
-        for row in every
-        if quantities[0] in row
-    )
-    caption = "Returns while learning online"
-    columns = (Column("arm"), Column("step"), Column(quantities[0]))
-    yield Drawing("curves", caption, figure,
-                  Table(name="curves", caption=caption, columns=columns, rows=rows))  # fmt: skip
+    caption = "Raw returns of episodes while learning online; bands are 95 % intervals over seeds"
+    columns = (Column("task"), Column("arm"), Column("frames"), Column("return", digits=2))
+    table = Table(name="curves", caption=caption, columns=columns, rows=tuple(curves.rows(bands)))
+    figure = comparisons.task_curves(bands, colours=colours(results))
+    yield Drawing("curves", caption, figure, table)
 
 
 def _estimate(cell: Cell) -> Estimate | None:

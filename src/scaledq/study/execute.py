@@ -43,7 +43,7 @@ def folder(job: Job, place: Place) -> Path | None:
 
 def resolved(job: Job, place: Place) -> RunConfig | None:
     """The config with its stores and the weights of its source; None before those exist."""
-    cfg = replace(job.config, stores=() if job.config.online else place.stores)
+    cfg = replace(job.config, stores=place.stores if job.config.logged else ())
     if job.source is None:
         return cfg
     lender = folder(job.source, place)
@@ -95,8 +95,8 @@ def stores(plan: Plan, place: Place) -> list[Store]:
     Raises:
       DataError: there is none, or it lacks a task; the message says which command makes it.
     """
-    tasks = [job.config.tasks for job in plan.jobs.values() if job.config.online is None]
-    if not tasks:
+    tasks = [job.config.logged for job in plan.jobs.values()]
+    if not any(tasks):
         return [open_store(path) for path in place.stores]
     recipe = "; ".join(plan.scale.data) or "see `scaledq ingest --help`"
     if not place.stores:

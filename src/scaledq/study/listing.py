@@ -54,7 +54,7 @@ def _opened(place: Place) -> list[Store]:
 def _line(key: str, plan: Plan, place: Place, stores: list[Store], rate: float) -> Line:
     job = plan.jobs[key]
     run, how = found(job, place), state(key, plan, place)
-    tasks = run.tasks if run else tuple(_task(name, stores) for name in job.config.tasks)
+    tasks = run.tasks if run else tuple(_task(name, stores) for name in job.config.known_tasks)
     price = cost(job.config, tasks)
     taken = run.facts.get("seconds") if run else None
     hours = taken / 3600 if taken is not None else price.hours(rate)
@@ -72,7 +72,9 @@ def _line(key: str, plan: Plan, place: Place, stores: list[Store], rate: float) 
 
 
 def _seen(cfg: RunConfig, stores: list[Store]) -> str:
-    """About how many transitions the run learns from."""
+    """About how many transitions the run learns from; online, how many it plays."""
+    if cfg.online:
+        return short(cfg.played)
     counts = [transitions(cfg.view, stores, task) for task in cfg.tasks]
     known = [count for count in counts if count is not None]
     return short(sum(known)) if len(known) == len(counts) and stores else "?"

@@ -1,4 +1,4 @@
-"""The recipes that learn from what they do themselves: the baselines of figures 2, 4 and 8.
+"""The recipes that learn from what they do themselves: figures 2, 4, 8, and remedies beyond them.
 
 They are RunConfigs with a field `online`; at small scales a batch or a target period that is larger
 than the scale's own becomes the scale's own.
@@ -11,7 +11,7 @@ from scaledq.learn.objective import ScaledQL
 from scaledq.learn.optim import OptimConfig
 from scaledq.learn.td import MSE, TDError
 from scaledq.nets.head import NeckConfig
-from scaledq.run.config import Encoder, RunConfig, Start
+from scaledq.run.config import Encoder, PriorData, RunConfig, Start
 from scaledq.study.spec import Scale
 
 FRAMES = 3_000_000
@@ -71,6 +71,32 @@ def finetune_online_calibrated(scale: Scale) -> RunConfig:
     run = finetune_online(scale)
     assert isinstance(run.objective, ScaledQL)
     return replace(run, objective=replace(run.objective, calibrated=True))
+
+
+def finetune_online_mixed(scale: Scale) -> RunConfig:
+    """Online, half of each batch from logs, no pessimism (RLPD; Ball et al., 2023): --store DIR."""
+    run = _unafraid(finetune_online(scale))
+    return replace(run, online=replace(scale.online, prior=PriorData()))
+
+
+def finetune_online_warmed(scale: Scale) -> RunConfig:
+    """Online; the pre-trained policy fills the ring, then no pessimism (WSRL): --start.run RUN."""
+    run = _unafraid(finetune_online(scale))
+    replay = replace(scale.online.replay, explore=0.0)
+    return replace(run, online=replace(scale.online, replay=replay), start=Start(parts="all"))
+
+
+def finetune_online_reset(scale: Scale) -> RunConfig:
+    """Online, and the head begins anew at half-time (Nikishin et al., 2022)."""
+    run = finetune_online(scale)
+    replay = replace(scale.online.replay, reset_every=max(1, run.steps // 2))
+    return replace(run, online=replace(scale.online, replay=replay))
+
+
+def _unafraid(run: RunConfig) -> RunConfig:
+    """Without the conservative term."""
+    assert isinstance(run.objective, ScaledQL)
+    return replace(run, objective=replace(run.objective, alpha=0.0))
 
 
 def _online(

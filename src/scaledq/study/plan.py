@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from scaledq.core.errors import ConfigError
 from scaledq.data.view import View
 from scaledq.play.policy import Selection
-from scaledq.run.config import RunConfig, Start
-from scaledq.run.finetune import STEPS
+from scaledq.run.config import Online, RunConfig, Start
+from scaledq.run.finetune import STEPS, game_of
 from scaledq.study.recipes import RECIPES
 from scaledq.study.spec import Arm, Panel, Recipe, Scale, Study
 
@@ -112,11 +112,30 @@ def _jobs(
     for local in _local(study, scale):
         cfg = recipes[arm.recipe](local)
         view = cfg.view if cfg.online else arm.view or _view(arm.panel, cfg, local)
-        # Of a decision transformer the whole body is fine-tuned (Lee et al., 2022).
-        parts = "body" if source and source.config.sequential else cfg.start.parts
-        start = replace(cfg.start, frozen=arm.frozen, parts=parts) if source else Start()
-        out.append(Job(replace(cfg, view=view, seed=seed, start=start), source))
+        cfg = replace(cfg, view=view, seed=seed, online=_online(cfg, scale))
+        out.append(Job(replace(cfg, start=_start(cfg, source, frozen=arm.frozen)), source))
     return out
+
+
+def _online(cfg: RunConfig, scale: Scale) -> Online | None:
+    """How it plays. What it mixes in are the logs that the source learnt from."""
+    if cfg.online is None or cfg.online.prior is None:
+        return cfg.online
+    return replace(cfg.online, prior=replace(cfg.online.prior, tasks=scale.run.tasks))
+
+
+def _start(cfg: RunConfig, source: Job | None, *, frozen: bool) -> Start:
+    """What is taken over from the source: the encoder, unless more of it is of use."""
+    if source is None:
+        return Start()
+    start, known = cfg.start, source.config.tasks
+    head = game_of(cfg.tasks[0], known) if start.parts == "all" else ""
+    parts = start.parts
+    if source.config.sequential:
+        parts = "body"  # The whole of a decision transformer is fine-tuned (Lee et al., 2022).
+    elif cfg.prior_rows:
+        parts = "all"  # Old heads go with old logs.
+    return replace(start, frozen=frozen or start.frozen, parts=parts, head=head)
 
 
 def _view(panel: Panel, cfg: RunConfig, scale: Scale) -> View:
@@ -129,7 +148,8 @@ def _local(study: Study, scale: Scale) -> list[Scale]:
     if study.tasks == "training":
         return [scale]
     tasks, run = scale.variants, scale.run
-    if study.tasks == "held-out":
+    if study.tasks != "variants":
         tasks = scale.held_out
+    if study.tasks == "held-out":
         run = replace(run, view=scale.held_out_view, steps=min(run.steps, STEPS))
     return [replace(scale, run=replace(run, tasks=(task,)), few_tasks=(task,)) for task in tasks]

@@ -90,7 +90,7 @@ SMOKE = Scale(
     online=Online(
         replay=Replay(ring=RingConfig(capacity=64), warmup=10, explore=0.5),
         slots=1,
-        protocol=SMOKE_RUN.protocol,
+        protocol=replace(SMOKE_RUN.protocol, step_cap=8),  # an episode ends in 26 steps
     ),
     seeds=1,
     data=(

@@ -98,7 +98,7 @@ class Scale:
     episodes: int = 16
     """Evaluation episodes for each task."""
     held_out: tuple[str, ...] = with_role("heldout5")
-    """Games that no pre-training sees, for offline fine-tuning (figure 7)."""
+    """Games that no pre-training sees, for fine-tuning: offline (figure 7), online beyond it."""
     held_out_view: View = View(rows=Uniform(fraction=0.01))
     """What fine-tuning sees of them (section 5.2)."""
     variants: tuple[str, ...] = ("Freeway:m1d0", "Hero:m1d0", "Breakout:m12d0")
@@ -143,7 +143,7 @@ class Arm:
     start: str = ""
     """The recipe whose run on the scale's own tasks lends its encoder (section 5.2)."""
     frozen: bool = False
-    """Whether that encoder stays as it was."""
+    """Whether that encoder stays as it was; it does too where the recipe says so."""
     selection: Selection | None = None
     """How the policy chooses an action; as its run does by default."""
     panel: Panel = "near-optimal"
@@ -181,8 +181,9 @@ class Study:
     statistic: Statistic = "IQM"
     """What the paper aggregates over games."""
     normal: Normal = "human"
-    tasks: Literal["training", "held-out", "variants"] = "training"
-    """Which of the scale's; of the latter two, each is a run of its own."""
+    tasks: Literal["training", "held-out", "variants", "new"] = "training"
+    """Which of the scale's; but for training, each is a run of its own. new: the held-out games, to
+    be played."""
     figures: tuple[Figure, ...] = ("bars", "profile")
     claims: tuple[Claim, ...] = ()
     remarks: tuple[str, ...] = ()
