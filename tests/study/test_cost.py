@@ -12,8 +12,9 @@ from scaledq.learn.bc import BehaviourCloning
 from scaledq.nets.head import NeckConfig
 from scaledq.nets.mlp import MLPConfig
 from scaledq.run import assemble
-from scaledq.run.config import RunConfig
-from scaledq.study.cost import cost, speed, transitions
+from scaledq.run.config import Online, RunConfig
+from scaledq.run.replay import Replay
+from scaledq.study.cost import EMULATED, cost, speed, transitions
 from scaledq.study.recipes import RECIPES
 from scaledq.study.scales import PAPER, SMOKE
 
@@ -35,6 +36,17 @@ def test_operations_are_those_of_the_products_forward_twice_backward_and_of_the_
     valued = replace(VECTORS, objective=PAPER.run.objective)
     with_atoms = forward + 2 * 16 * 3 * 50
     assert cost(valued, TASKS).operations == 4 * with_atoms * 4 * 7
+
+
+def test_play_costs_a_forward_pass_and_a_step_of_an_emulator_for_each_transition() -> None:
+    """7 updates every 4 transitions, after 10 of each of two tasks."""
+    offline = replace(VECTORS, objective=PAPER.run.objective)
+    online = replace(offline, online=Online(replay=Replay(warmup=10)))
+    learnt, both = cost(offline, TASKS), cost(online, TASKS)
+    assert both.played == 2 * 10 + 4 * 7
+    forward = learnt.operations / (4 * 4 * 7)
+    assert both.operations == learnt.operations + forward * both.played
+    assert both.hours(1e12) == pytest.approx(both.played / EMULATED / 3600, rel=1e-3)
 
 
 def test_operations_grow_with_batch_and_steps_and_not_with_tasks_or_seeds() -> None:

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from scaledq.report.comparisons import Band, task_curves
+from scaledq.report.figures import palette
 from scaledq.study.curves import POINTS, Course, mean_curves, rows
+from scaledq.study.paper import FIGB1
 
 
 def course(*points: tuple[float, float, float]) -> Course:
@@ -40,7 +42,22 @@ def test_a_point_is_the_mean_over_seeds_with_its_interval_once_all_have_one() ->
     assert (last[3].value, last[3].low, last[3].high) == (3.0, 2.0, 4.0)
 
 
-@pytest.mark.parametrize("tasks", [("Pong",), ("Pong", "Qbert", "Freeway")])
+TASKS = pytest.mark.parametrize("tasks", [("Pong",), ("Pong", "Qbert", "Freeway")])
+
+
+@TASKS
+def test_the_legend_of_figure_b1_stays_within_the_picture(tasks: tuple[str, ...]) -> None:
+    x, labels = np.array([1.0, 2.0]), [arm.label for arm in FIGB1.arms]
+    curves = {task: {label: Band(x, x, x, x) for label in labels} for task in tasks}
+    figure = task_curves(curves, colours=palette(labels))
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    box, whole = legend.get_window_extent(), figure.bbox
+    assert whole.x0 <= box.x0 < box.x1 <= whole.x1
+    assert whole.y0 <= box.y0 < box.y1 <= whole.y1
+
+
+@TASKS
 def test_every_task_has_a_panel_and_every_arm_a_line_of_its_own(tasks: tuple[str, ...]) -> None:
     x = np.array([1.0, 2.0])
     labels = ("ours", "scratch", "other")

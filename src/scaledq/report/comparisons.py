@@ -110,7 +110,8 @@ def task_curves(
     lines = -(-len(curves) // columns)
     labels = list(dict.fromkeys(label for every in curves.values() for label in every))
     legend = 0.2 * -(-len(labels) // 2)
-    figure, grid = panels(lines, columns, WIDTH * columns / 1.3, 2.4 * lines + legend)
+    width = WIDTH if columns == 1 else 1.6 * WIDTH
+    figure, grid = panels(lines, columns, width, 2.4 * lines + legend)
     dashes = dict(zip(labels, repeats(labels, colours), strict=True))
     for axes, (task, every) in zip(grid, curves.items(), strict=False):
         for label, band in every.items():

@@ -218,6 +218,10 @@ FIGB1 = Study(
     arms=(*ONLINE, *REMEDIES, WARMED),
     figures=("curves", "tasks"),
     claims=beats_scratch(*REMEDIES, WARMED),
+    remarks=(
+        "RLPD mixes in the logs that the source learnt from: there are none of the variants.",
+        "WSRL begins with the head of the variant's game, a new one where the source lacks it.",
+    ),
 )
 NEW_GAMES = Study(
     name="remedies",
