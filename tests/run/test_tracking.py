@@ -136,7 +136,7 @@ def wandb_records(file: Path) -> list[Any]:
 
     deadline = time.monotonic() + 20
     while True:
-        records = [wandb_internal_pb2.Record.FromString(r) for r in leveldb(file.read_bytes())]
+        records = [wandb_internal_pb2.Record.FromString(r) for r in leveldb(file.read_bytes())]  # pyright: ignore[reportAttributeAccessIssue]
         if records and records[-1].WhichOneof("record_type") == "exit":
             return records
         assert time.monotonic() < deadline, f"{file} has no end"
