@@ -50,6 +50,9 @@ class Served:
         return httpx.post(url, **({"headers": HEADERS} | given))  # pyright: ignore
 
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored
+
+
 def started(policy: Path, *options: str, token: str = "") -> tuple[subprocess.Popen[str], int]:
     command = [sys.executable, "-m", "scaledq", "serve", str(policy), *options]
     env = os.environ | {"OMP_NUM_THREADS": "1", "SCALEDQ_TOKEN": token}

@@ -23,7 +23,7 @@ README = Path(__file__).parents[3] / "README.md"
 
 def commands() -> list[list[str]]:
     section = README.read_text().partition("## Start from the copy you have")[2]
-    (block,) = re.findall(r"```\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
+    (block,) = re.findall(r"```\w*\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
     return [shlex.split(line) for line in block.splitlines() if line.startswith("scaledq ")]
 
 
