@@ -4,6 +4,7 @@ A study's folder holds study.json, which says what was asked and where its runs 
 else in it is drawn anew from those runs by `draw`, without training.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -58,18 +59,23 @@ class Asked:
 
 
 def write_asked(asked: Asked, folder: Path) -> None:
-    """Writes study.json, with places that do not depend on where it is read from."""
-    runs = str(Path(asked.runs).resolve())
-    stores = tuple(s if "://" in s else str(Path(s).resolve()) for s in asked.stores)
-    write_atomic(folder / ASKED, to_json(replace(asked, runs=runs, stores=stores)))
+    """Writes study.json, with places as seen from the study's own folder."""
+
+    def seen(path: str) -> str:
+        return path if "://" in path else os.path.relpath(Path(path).resolve(), folder.resolve())
+
+    there = replace(asked, runs=seen(asked.runs), stores=tuple(map(seen, asked.stores)))
+    write_atomic(folder / ASKED, to_json(there))
 
 
 def read_asked(folder: Path) -> Asked:
     """Inverse of `write_asked`; raises RunError where there is none."""
     try:
-        return from_json(Asked, (folder / ASKED).read_bytes())
+        asked = from_json(Asked, (folder / ASKED).read_bytes())
     except OSError as error:
         raise RunError(f"{folder} is not a study's folder: it has no {ASKED}") from error
+    stores = tuple(s if "://" in s else str(folder / s) for s in asked.stores)
+    return replace(asked, runs=str(folder / asked.runs), stores=stores)
 
 
 def draw_study(folder: Path, *, videos: bool = True, resamples: int = 2000) -> Path:
