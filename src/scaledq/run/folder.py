@@ -87,11 +87,25 @@ class Run:
             raise RunError(f"{self.folder / WEIGHTS} cannot be used: {reason}") from error
         return net.to(device).eval()
 
-    def policy(self, *, selection: Selection | None = None) -> NetPolicy | SequencePolicy:
-        """What the run learnt: the best action, or one drawn from the softmax of preferences."""
+    def policy(
+        self, *, selection: Selection | None = None, keep: int | None = None
+    ) -> NetPolicy | SequencePolicy:
+        """What the run learnt: the best action, or one drawn from the softmax of preferences.
+
+        Args:
+          keep: of a transformer, see `SequencePolicy`.
+
+        Raises:
+          ConfigError: as `assemble.policy`.
+        """
         net, device = self.network, assemble.device()
         return assemble.policy(
-            self.config, net, selection=selection, device=device, frame=self.tasks[0]
+            self.config,
+            net,
+            selection=selection,
+            device=device,
+            frame=self.tasks[0],
+            keep=keep,
         )
 
 
