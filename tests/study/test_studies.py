@@ -56,6 +56,7 @@ def stamps(place: Place) -> dict[str, int]:
     return {str(file): file.stat().st_mtime_ns for file in files}
 
 
+ROOT = Path(__file__).parents[2]
 SHORT = ("fig5", "fig7", "figB1", "B.2")
 ALL = os.environ.get("SCALEDQ_STUDIES") == "all"
 
@@ -127,6 +128,15 @@ def test_scores_alone_tell_what_the_whole_runs_told_and_are_not_made_again(
     again = {file.parent.name for file in here.runs.glob(f"*/{WEIGHTS}")}
     assert again == {run.name, source.key}
     assert state(key, wanted, here) == "done"
+
+
+def test_the_published_results_are_what_their_rows_say(tmp_path: Path) -> None:
+    studies = sorted((ROOT / "results" / "studies").iterdir())
+    logs = sorted(folder for folder in (ROOT / "logs").iterdir() if folder.is_dir())
+    write_results([*studies, *logs], tmp_path / "results.md")
+    assert (tmp_path / "results.md").read_text() == (ROOT / "docs" / "results.md").read_text()
+    for picture in tmp_path.glob("*.svg"):
+        assert (ROOT / "docs" / picture.name).exists()
 
 
 def test_a_study_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(

@@ -177,7 +177,7 @@ MINI = replace(
     held_out=MINI_HELD_OUT,
     held_out_view=View(rows=Uniform(fraction=0.1)),
     variants=("Freeway:m1d0", "Breakout:m12d0"),
-    tuning=1_500,
+    tuning=1_000,
     data=("scaledq ingest action-log logs --store store",),
 )
 
