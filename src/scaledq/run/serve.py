@@ -41,6 +41,10 @@ OPEN = "/health"
 """The one path that needs no token."""
 ACT = "/v1/tasks/{task}/actions"
 BOOLEAN = TypeAdapter(bool)
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 
 
 @config
@@ -165,12 +169,6 @@ def _require_token(schema: dict[str, Any]) -> None:
     for path, methods in schema["paths"].items():
         for method in methods.values() if path != OPEN else ():
             method["security"] = [{"token": []}]
-
-
-Message = MutableMapping[str, Any]
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 
 
 class Acting:
