@@ -2,7 +2,7 @@
 
     python benchmarks/selection.py                     toys, CartPole, Acrobot and a MiniGrid room
     python benchmarks/selection.py --cases toys
-    python benchmarks/selection.py --runs RUN... [--store STORE...]
+    python benchmarks/selection.py --runs RUN... [--store STORE...] [--steps N] [--fraction F]
 
 Twelve arms a case, of unequal objectives, conservatism, budgets, data and seeds, are trained on
 logs of mixed quality: random play, and an agent's while it learns. Each arm is ranked by fitted Q
@@ -50,7 +50,8 @@ from timing import report
 
 TOYS = ("chain", "maze")
 ROOM = "gym:MiniGrid-LavaGapS5-v0+ImgObsWrapper+FlattenObservation"
-FQE = FQEConfig(steps=1_500, batch_size=128, replicates=8)
+FQE = FQEConfig(steps=1_500, batch_size=128, replicates=8, fraction=0.25)
+"""steps * fraction, how often the target has moved to the network, is several horizons long."""
 PLAY = Protocol(name="selection", epsilon=0.01, step_cap=500)
 
 
@@ -97,10 +98,10 @@ def gym(name: str, *, gamma: float, low: float, high: float, recorded: int = 30_
         tasks=(name,),
         encoder=encoder,
         neck=NeckConfig(embedding="none", width=128, feature_scale=11.3),
-        optim=OptimConfig(lr=5e-4, eps=1e-8, target_every=100),
+        optim=OptimConfig(lr=1e-3, eps=1e-8, target_every=50),
         transitions=sight,
         batch_size=64,
-        steps=2_000,
+        steps=1_200,
         protocol=PLAY,
         checkpoint_every=10_000,
     )
@@ -149,14 +150,13 @@ def arms(case: Case, store: Path) -> list[RunConfig]:
     ]
 
 
-def played(case: Case) -> dict[str, object]:
+def played(case: Case, place: Path) -> dict[str, object]:
     """Records, trains, plays and ranks."""
-    with tempfile.TemporaryDirectory() as folder:
-        store = Path(folder) / "store"
-        case.record(store)
-        runs = [train(cfg, Path(folder) / "runs") for cfg in arms(case, store)]
-        rows = [evaluate(run, episodes=case.episodes) for run in runs]
-        return compared(runs, rows, [str(store)], case.fqe)
+    store = place / "store"
+    case.record(store)
+    runs = [train(cfg, place / "runs") for cfg in arms(case, store)]
+    rows = [evaluate(run, episodes=case.episodes) for run in runs]
+    return compared(runs, rows, [str(store)], case.fqe)
 
 
 def compared(
@@ -229,14 +229,18 @@ def main() -> None:
         "--store", nargs="+", default=[], help="logs to rank them on; else their own"
     )
     asked.add_argument("--steps", type=int, default=FQEConfig().steps, help="of the evaluation")
+    asked.add_argument("--fraction", type=float, default=FQEConfig().fraction)
+    asked.add_argument("--out", type=Path, help="keeps the logs and the runs of the cases there")
     given = asked.parse_args()
     if given.runs:
         runs = [open_run(path) for path in given.runs]
         rows = [read_scores(run.folder / SCORES) for run in runs]
-        found = compared(runs, rows, given.store, FQEConfig(steps=given.steps))
-        report("selection", **found)
+        cfg = FQEConfig(steps=given.steps, fraction=given.fraction)
+        report("selection", **compared(runs, rows, given.store, cfg))
         return
-    report("selection", **{name: played(CASES[name]()) for name in given.cases})
+    with tempfile.TemporaryDirectory() as folder:
+        out = given.out or Path(folder)
+        report("selection", **{name: played(CASES[name](), out / name) for name in given.cases})
 
 
 if __name__ == "__main__":
