@@ -158,6 +158,31 @@ def test_a_bad_request_is_told_why(
     assert httpx.get(f"{served.url}/health").status_code == 200
 
 
+def test_every_route_is_in_the_schema_and_counted_under_its_path(served: Served) -> None:
+    schema = httpx.get(f"{served.url}/openapi.json", headers=HEADERS).json()
+    act = "/v1/tasks/{task}/actions"
+    assert set(schema["paths"]) == {"/health", "/metrics", "/v1/tasks", act}
+    wanted = [("task", "path"), ("values", "query")]
+    assert [(p["name"], p["in"]) for p in schema["paths"][act]["post"]["parameters"]] == wanted
+    before = answered(served, act, 200), answered(served, act, 422)
+    served.ask("left", json={"obs": observations(1).tolist()})
+    served.ask("left", json={})
+    assert (answered(served, act, 200), answered(served, act, 422)) == tuple(n + 1 for n in before)
+
+
+def answered(served: Served, path: str, status: int) -> float:
+    text = httpx.get(f"{served.url}/metrics", headers=HEADERS).text
+    line = re.escape(f'scaledq_requests_total{{path="{path}",status="{status}"}}')
+    return sum(map(float, re.findall(rf"{line} (\S+)", text)))
+
+
+@pytest.mark.parametrize(("value", "status"), [("1", 200), ("false", 200), ("", 422), ("x", 422)])
+def test_values_are_asked_for_by_a_boolean(served: Served, value: str, status: int) -> None:
+    answer = served.ask("left", json={"obs": observations(1).tolist()}, params={"values": value})
+    assert answer.status_code == status, answer.text
+    assert ("values" in answer.json()) == (value == "1")
+
+
 def test_unknown_tasks_and_paths_are_not_found(served: Served) -> None:
     answer = served.ask("lefd", json={"obs": observations(1).tolist()})
     assert (answer.status_code, answer.json()) == (
@@ -166,6 +191,8 @@ def test_unknown_tasks_and_paths_are_not_found(served: Served) -> None:
     )
     assert httpx.get(f"{served.url}/nothing", headers=HEADERS).status_code == 404
     assert httpx.delete(f"{served.url}/health").status_code == 405
+    other = httpx.get(f"{served.url}/v1/tasks/left/actions", headers=HEADERS)
+    assert (other.status_code, other.headers["allow"]) == (405, "POST")
 
 
 @pytest.mark.parametrize(
