@@ -95,7 +95,7 @@ def test_another_seed_gives_other_episodes() -> None:
 def test_a_fleet_that_has_played_plays_the_same_again() -> None:
     policy = RandomPolicy([task("chain"), task("maze")])
     fleet = make_fleet(policy.tasks, 4, SHORT, stack=1)
-    first, second = (list(play_on(fleet, policy, SHORT, episodes=6, seed=2)) for _ in range(2))
+    first, second = (list(play_on([fleet], policy, SHORT, episodes=6, seed=2)) for _ in range(2))
     assert first == second
 
 
