@@ -15,10 +15,11 @@ from scaledq.core.errors import ConfigError, RunError, TaskError
 from scaledq.core.outputs import Outputs
 from scaledq.core.protocol import Protocol
 from scaledq.core.seeds import episode_seed
-from scaledq.play.envs import Ahead, Fleet, Steps, make, make_fleet, make_turns
+from scaledq.play.envs import Ahead, Fleet, Steps, make, make_fleet
 from scaledq.play.policy import Dice, NetPolicy, RandomPolicy
 from scaledq.play.rollout import Episode, disturb, ordered, play, play_on
 from scaledq.play.toy import TOYS, ToyEnvs, optimal_values, pictures, task
+from scaledq.play.turns import make_turns
 
 TOY = Protocol(name="toy", epsilon=0.0)
 GAMES = ("Breakout", "Atlantis")  # both have four actions
@@ -192,7 +193,7 @@ def test_taking_turns_gives_the_episodes_of_lock_step(names: tuple[str, ...]) ->
         assert [f.rows for f in fleets] == ([3, 3] if len(names) > 1 else [2, 1])
         both = list(play_on(fleets, policy, rules, episodes=7, seed=4))
     assert ordered(both, names) == ordered(plain, names)
-    assert len({(e.score, e.length) for e in plain}) > 2
+    assert len({(e.score, e.length) for e in plain}) > 1
 
 
 def test_slots_in_fleets_of_their_own_keep_names_and_quotas() -> None:

@@ -16,7 +16,7 @@ from scaledq.play.score import ScoreRow, read_scores
 from scaledq.play.toy import task
 from scaledq.run import assemble
 from scaledq.run.config import RunConfig
-from scaledq.run.evaluate import SMALL, evaluate, sharing_cores, standing
+from scaledq.run.evaluate import SMALL, evaluate, hastened, standing
 from scaledq.run.folder import SCORES, WEIGHTS, Run, open_run, write_run
 
 
@@ -45,10 +45,10 @@ def test_a_small_network_leaves_cores_to_the_emulators_and_gives_them_back(
     small, large = nn.Linear(10, 10), nn.Linear(1, SMALL // 2 + 1)
     heads = nn.ModuleDict({"heads": nn.Linear(1, SMALL)})  # each row asks one task's only
     for net, threads in ((small, 2), (large, 8), (heads, 2)):
-        with sharing_cores(net):
+        with hastened(net):
             assert torch.get_num_threads() == threads
         assert torch.get_num_threads() == 8
-    with pytest.raises(KeyboardInterrupt), sharing_cores(small):
+    with pytest.raises(KeyboardInterrupt), hastened(small):
         raise KeyboardInterrupt
     assert torch.get_num_threads() == 8
 

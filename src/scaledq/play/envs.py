@@ -22,9 +22,6 @@ from scaledq.core.task import Task
 if TYPE_CHECKING:
     from scaledq.play.workers import Crew
 
-TURN = 16
-"""Rows of a fleet that takes turns: fewer cost a network more a row, more leave its cache."""
-
 
 @dataclass(frozen=True, slots=True)
 class Steps:
@@ -135,8 +132,8 @@ def make_all(
     """
     if slots < 1:
         raise TaskError(f"need at least one slot a task, got {slots}")
-    crew = _crew(names, slots, threads)
-    return _open([(name, slots) for name in names], protocol, crew=crew)
+    crew = crew_of(names, slots, threads)
+    return open_all([(name, slots) for name in names], protocol, crew=crew)
 
 
 def is_game(name: str) -> bool:
@@ -144,7 +141,8 @@ def is_game(name: str) -> bool:
     return not name.startswith(("gym:", "toy:"))
 
 
-def _crew(names: Sequence[str], slots: int, threads: int) -> "Crew | None":
+def crew_of(names: Sequence[str], slots: int, threads: int) -> "Crew | None":
+    """Processes for the games among so many slots of each task; None if this one is enough."""
     games = sum(map(is_game, names))
     if not games:
         return None
@@ -153,7 +151,7 @@ def _crew(names: Sequence[str], slots: int, threads: int) -> "Crew | None":
     return enlist(threads, slots * games)
 
 
-def _open(
+def open_all(
     tasks: Sequence[tuple[str, int]], protocol: Protocol, *, crew: "Crew | None"
 ) -> list[Envs]:
     """So many slots of each of these tasks; all of them, or none stays open."""
@@ -242,32 +240,6 @@ def make_fleet(
 ) -> "Fleet":
     """The same number of slots for each of the named tasks; raises what `make` raises."""
     return Fleet(make_all(names, slots, protocol, threads=threads), stack=stack)
-
-
-def make_turns(
-    names: Sequence[str], slots: int, protocol: Protocol, *, stack: int = 4, threads: int = 0
-) -> list["Fleet"]:
-    """As `make_fleet`, in fleets that take turns: what is asked of one first must be received
-    first, and its emulators may work while another's actions are chosen.
-
-    Each has about `TURN` rows, so that networks find them in the cache, and whole tasks, unless
-    there is only one. Without processes that emulate there is nothing to gain, and one fleet.
-    """
-    crew = _crew(names, slots, threads)
-    if crew is None:
-        plan = [[(name, slots) for name in names]]
-    elif len(names) == 1:
-        plan = [[(names[0], part)] for part in (slots - slots // 2, slots // 2)]
-    else:
-        turns = max(2, len(names) * slots // TURN)
-        edges = np.linspace(0, len(names), min(turns, len(names)) + 1).astype(int)
-        plan = [[(name, slots) for name in names[a:b]] for a, b in pairwise(edges)]
-    envs = iter(_open([part for turn in plan for part in turn], protocol, crew=crew))
-    fleets: list[Fleet] = []
-    for turn in plan:
-        first = fleets[0].rows if fleets and len(names) == 1 else 0
-        fleets.append(Fleet([next(envs) for _ in turn], stack=stack, first=first))
-    return fleets
 
 
 class Fleet:

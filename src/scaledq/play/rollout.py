@@ -16,8 +16,9 @@ from jaxtyping import Bool, Int
 from scaledq.core.errors import ConfigError
 from scaledq.core.protocol import Protocol
 from scaledq.core.seeds import episode_seed
-from scaledq.play.envs import Fleet, Steps, make_turns
+from scaledq.play.envs import Fleet, Steps
 from scaledq.play.policy import Dice, Policy, index, note, scale, start
+from scaledq.play.turns import make_turns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

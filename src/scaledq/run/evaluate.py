@@ -1,7 +1,7 @@
 """What a run's policy scores when it plays, and what the behaviour in its logs scored."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from scaledq.core.progress import Progress
 from scaledq.core.protocol import Protocol
 from scaledq.data.store import Log, Store
 from scaledq.data.view import View
-from scaledq.nets.head import HEADS
+from scaledq.nets.head import HEADS, Network
 from scaledq.play.policy import Selection
 from scaledq.play.rollout import play
 from scaledq.play.score import ScoreRow, read_scores, write_scores
@@ -101,21 +101,23 @@ def _play(
 ) -> Iterator[ScoreRow]:
     method = method_name(run, selection)
     policy = run.policy(selection=selection)
-    with sharing_cores(run.network):
+    with hastened(run.network):
         for episode in play(policy, tasks, protocol, episodes=episodes, seed=seed):
             yield ScoreRow.of(episode, run=run.name, method=method, protocol=protocol)
 
 
 @contextmanager
-def sharing_cores(net: nn.Module) -> Iterator[None]:
-    """A small network computes on a quarter of torch's threads, and leaves the other cores to the
-    emulators, which work at the same time; a large one, whose games wait for it, on all."""
+def hastened(net: nn.Module) -> Iterator[None]:
+    """A network at play among emulators, which work at the same time: a small one computes on a
+    quarter of torch's threads and leaves them the other cores; a large one, whose games wait for
+    it, on all. What nobody asks of its heads is left out."""
     threads = torch.get_num_threads()
     weights = sum(p.numel() for name, p in net.named_parameters() if not name.startswith(HEADS))
     if weights <= SMALL:
         torch.set_num_threads(max(1, threads // 4))
     try:
-        yield
+        with net.frugal() if isinstance(net, Network) else nullcontext():
+            yield
     finally:
         torch.set_num_threads(threads)
 
