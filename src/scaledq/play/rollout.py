@@ -75,7 +75,8 @@ def play_on(
 ) -> Iterator[Episode]:
     """As `play`, on environments that the caller made (under this protocol) and closes.
 
-    A copy of the policy plays each fleet: what it remembers is about those rows alone.
+    A copy of the policy plays each fleet: what it remembers is about those rows alone. Fleets whose
+    play is left early have work under way, and can only be closed.
     """
     slots = Counter(name for fleet in fleets for name, _ in fleet.names)
     turns = deque(
