@@ -8,11 +8,14 @@ import pytest
 from scaledq.core import atari
 from scaledq.core.protocol import SCALED_QL
 from scaledq.learn.objective import ScaledQL
+from scaledq.learn.sequence import DecisionTransformer
 from scaledq.nets.impala import ImpalaConfig
 from scaledq.nets.resnet import ResNetConfig
+from scaledq.nets.transformer import TransformerConfig
 from scaledq.run.config import RunConfig
 from scaledq.study.online import online_c51
 from scaledq.study.scales import PAPER
+from scaledq.study.transformers import dt, dt_large, dt_small
 
 ROOT = Path(__file__).parents[1]
 RUN = PAPER.run
@@ -59,6 +62,20 @@ def test_the_online_baseline() -> None:
     assert (run.tasks, run.protocol) == (RUN.tasks, SCALED_QL)
     assert run.online is not None
     assert (run.online.protocol.sticky, run.online.replay.epsilon) == (0.25, 0.01)
+
+
+def test_the_decision_transformer() -> None:
+    """Lee et al. (2022): table of sizes, tokens of a step, context, augmentation, LAMB, warm-up."""
+    sizes = {dt_small: (512, 8, 4), dt: (768, 12, 6), dt_large: (1280, 20, 10)}
+    for recipe, published in sizes.items():
+        run = recipe(PAPER)
+        body, objective = run.encoder, run.objective
+        assert isinstance(body, TransformerConfig)
+        assert isinstance(objective, DecisionTransformer)
+        assert (body.width, body.heads, body.layers) == published
+        assert (body.patch, run.sequences.context, objective.returns) == (14, 4, 120)
+        assert run.sequences.shift > 0
+        assert (run.optim.rule, run.optim.warmup) == ("lamb", 4_000)
 
 
 def test_evaluation() -> None:

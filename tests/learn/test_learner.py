@@ -3,6 +3,7 @@
 import copy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -142,6 +143,35 @@ def test_an_averaged_target_moves_its_share_every_step(world, make) -> None:
 def test_warm_up_is_linear_and_starts_above_zero(make) -> None:
     optim = OptimConfig(lr=1.0, warmup=4)
     assert [optim.lr_at(step) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+
+
+@pytest.mark.parametrize("rule", ["adam", "lamb"])
+def test_weights_move_by_the_book_while_the_rate_warms_up(world, make, rule) -> None:
+    """AdamW and LAMB (both with decay) in plain numbers, from the gradients of each step."""
+    lr, eps, decay, warmup = 0.1, 1e-3, 0.01, 4
+    options = {"rule": rule, "lr": lr, "eps": eps, "weight_decay": decay, "warmup": warmup}
+    learner = make(BehaviourCloning(), **options)
+    expected = [w.double().numpy() for w in weights(learner)]
+    moments = [(np.zeros_like(w), np.zeros_like(w)) for w in expected]
+    for t in range(1, 7):
+        learner.update(part(world.batch, t))
+        rate = lr * min(t / warmup, 1)
+        for index, parameter in enumerate(learner.net.parameters()):
+            weight, (mean, square) = expected[index], moments[index]
+            gradient = np.zeros_like(weight)
+            if parameter.grad is not None:
+                gradient = parameter.grad.double().numpy()
+            mean += 0.1 * (gradient - mean)
+            square += 0.001 * (gradient**2 - square)
+            move = mean / (1 - 0.9**t) / (np.sqrt(square / (1 - 0.999**t)) + eps)
+            move = move + decay * weight
+            if rule == "lamb":
+                size, length = np.linalg.norm(weight), np.linalg.norm(move)
+                move = move * (size / length if size > 0 and length > 0 else 1.0)
+            if parameter.grad is not None:
+                weight -= rate * move
+        for weight, mine in zip(expected, weights(learner), strict=True):
+            np.testing.assert_allclose(mine.numpy(), weight, rtol=1e-4, atol=1e-5)
 
 
 def test_a_clipped_gradient_keeps_its_direction(world, make) -> None:

@@ -2,14 +2,17 @@
 
 import json
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from scaledq.cli import main
 from scaledq.core.errors import ConfigError, DataError, RunError
 from scaledq.core.protocol import Protocol
 from scaledq.core.task import Task
@@ -21,19 +24,22 @@ from scaledq.learn.cpc import CPC
 from scaledq.learn.objective import ScaledQL
 from scaledq.learn.optim import OptimConfig
 from scaledq.learn.sequence import DecisionTransformer, SequenceCloning
+from scaledq.nets.decoder import Decoder
 from scaledq.nets.head import NeckConfig
 from scaledq.nets.mlp import MLPConfig
 from scaledq.nets.resnet import ResNetConfig
-from scaledq.nets.transformer import TransformerConfig
+from scaledq.nets.transformer import Transformer, TransformerConfig
+from scaledq.play.rollout import play
+from scaledq.play.score import read_scores
 from scaledq.play.sequence import SequencePolicy
 from scaledq.play.toy import random_log, task
 from scaledq.play.video import Act, record
 from scaledq.run import assemble
 from scaledq.run.checkpoint import checkpoints
 from scaledq.run.config import RunConfig, Start
-from scaledq.run.evaluate import evaluate
+from scaledq.run.evaluate import SEED, evaluate
 from scaledq.run.export import export
-from scaledq.run.folder import WEIGHTS, Run
+from scaledq.run.folder import SCORES, WEIGHTS, Run
 from scaledq.run.policies import load_policy
 from scaledq.run.report import report
 from scaledq.run.start import identified, take_over
@@ -216,6 +222,62 @@ def test_it_is_filmed_with_probabilities_reported_and_loaded(small, tmp_path: Pa
         export(run, tmp_path / "policy.onnx")
 
 
+def test_a_shorter_memory_is_a_field_and_the_scores_say_so(small, tmp_path: Path) -> None:
+    cfg, source = small
+    run = replace(source, folder=Path(shutil.copytree(source.folder, tmp_path / "run")))
+    methods = {}
+    for keep in (None, 2, 1, 0):
+        rows = evaluate(run, episodes=5, keep=keep)
+        policy = SequencePolicy(
+            lambda rows: Decoder(cast(Transformer, run.network), rows),
+            cfg.known_tasks,
+            context=3,
+            kappa=DT.kappa,
+            keep=keep,
+        )
+        expected = list(play(policy, cfg.tasks, cfg.protocol, episodes=5, seed=SEED))
+        assert [(row.task, row.score, row.length) for row in rows] == [
+            (episode.task, episode.score, episode.length) for episode in expected
+        ]
+        (methods[keep],) = {row.method for row in rows}
+    assert methods == {None: "dt", 2: "dt", 1: "dt (keep 1)", 0: "dt (keep 0)"}
+    greedy = evaluate(run, episodes=1, keep=0, selection="greedy")
+    assert {row.method for row in greedy} == {"dt (greedy, keep 0)"}
+    counts = Counter(row.method for row in read_scores(run.folder / SCORES))
+    assert counts == {"dt": 10, "dt (keep 1)": 10, "dt (keep 0)": 10, "dt (greedy, keep 0)": 2}
+    policy = load_policy(run.folder, keep=1)
+    assert isinstance(policy, SequencePolicy)
+    assert policy.keep == 1
+    assert "dt (keep 1)" in report([run], tmp_path / "page.html", videos=False).read_text()
+
+
+def test_the_command_line_shortens_a_memory_or_says_why_not(
+    small, small_run: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, run = small
+    film = ["--task", "toy:chain", "--steps", "8", "--out"]
+    main(["watch", str(run.folder), "--keep", "0", *film, str(tmp_path / "film.mp4")])
+    assert (tmp_path / "film.mp4").stat().st_size > 0
+    values = train(replace(small_run, steps=2), tmp_path)
+    sizes = "keep: a context of 3 steps keeps 0 to 2 of its last, got 3"
+    memory = "keep: scaled_ql remembers no window of steps; only transformers do; leave it out"
+    page = [*film, str(tmp_path / "page.html")]
+    for argv, reason in (
+        (["evaluate", str(run.folder), "--keep", "3"], sizes),
+        (["watch", str(run.folder), "--keep", "3", *page], sizes),
+        (["evaluate", str(values.folder), "--keep", "1"], memory),
+        (["watch", str(values.folder), "--keep", "1", *page], memory),
+    ):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main(argv)
+        assert left.value.code == 1
+        assert capsys.readouterr().err == f"scaledq: error: {reason}\n"
+    assert not (values.folder / SCORES).exists()
+    with pytest.raises(ConfigError, match=r"policy\.onnx is none"):
+        load_policy(tmp_path / "policy.onnx", keep=1)
+
+
 def test_more_actions_than_a_joystick_and_vectors_are_no_obstacle(tmp_path: Path) -> None:
     wide = Task(name="shop", actions=40, frame_shape=(6,))
     write_log(tmp_path / "store", wide)
@@ -250,3 +312,24 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path: Path)
     with pytest.raises(DataError, match="endless lacks an episode that ends"):
         train(replace(cfg, tasks=("endless",)), tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_a_store_of_unfinished_episodes_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    endless = Task(name="Pong", actions=6)
+    with LogWriter(
+        tmp_path / "store", endless, "log", behaviour="r", protocol=None, source={}, versions={}
+    ) as log:
+        blank = np.zeros(20)
+        columns = (blank.astype(kind) for kind in (np.int16, np.float32, bool, bool))
+        log.append(np.zeros((20, 84, 84), np.uint8), *columns)
+        log.finish()
+    store = ["--store", str(tmp_path / "store"), "--tasks", "Pong", "--out", str(tmp_path / "runs")]
+    with pytest.raises(SystemExit) as left:
+        main(["train", "dt", "--scale", "smoke", *store])
+    assert left.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("scaledq: error: ")
+    assert "Pong lacks an episode that ends in the log" in line
+    main(["train", "bc_transformer", "--scale", "smoke", *store])

@@ -17,7 +17,7 @@ from scaledq.play.policy import NetPolicy
 from scaledq.run import assemble
 from scaledq.run.checkpoint import newest
 from scaledq.run.config import RunConfig, Start
-from scaledq.run.folder import WEIGHTS, Run
+from scaledq.run.folder import WEIGHTS, Run, write_run
 from scaledq.run.start import identified, kept_tasks, take_over
 from scaledq.run.train import train
 
@@ -225,6 +225,9 @@ def test_an_unfinished_or_damaged_source_is_refused(small_run: RunConfig, source
     with pytest.raises(RunError, match="damaged"):
         begun(identified(replace(cfg, start=replace(cfg.start, weights=""))))
     weights.unlink()
+    with pytest.raises(RunError, match="were not kept"):
+        begun(identified(cfg))
+    write_run(replace(source, facts={}))
     with pytest.raises(RunError, match="not finished"):
         identified(cfg)
     with pytest.raises(ConfigError, match="parts 'all'"):

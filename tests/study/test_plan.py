@@ -70,9 +70,19 @@ def test_fine_tuning_is_a_run_for_each_game_that_starts_from_the_pre_trained_one
         assert job.config.view == MINI.held_out_view
     scratch = [found.jobs[key] for key in entries["Scaled QL (scratch)"].jobs]
     assert all(job.source is None for job in scratch)
+    assert {
+        job.config.steps for key, job in found.jobs.items() if job.config.tasks != MINI.run.tasks
+    } == {MINI.tuning}
     frozen = [found.jobs[key] for key in entries["Scaled QL (frozen)"].jobs]
     assert all(job.config.start.frozen for job in frozen)
     assert found.selections(jobs[0].source.key if jobs[0].source else "") == ()
+
+
+def test_the_paper_fine_tunes_from_logs_for_a_hundred_thousand_updates() -> None:
+    found = plan(FIG7, PAPER, seeds=(0,))
+    tuned = [j.config for j in found.jobs.values() if j.config.tasks != PAPER.run.tasks]
+    assert {cfg.steps for cfg in tuned} == {100_000}
+    assert {cfg.objective.kind for cfg in tuned} >= {"scaled_ql", "dt", "bc"}
 
 
 def jobs_of(study: Study, label: str) -> list[Job]:

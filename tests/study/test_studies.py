@@ -7,6 +7,7 @@ all of them, and one on Ray, in some minutes, with SCALEDQ_STUDIES=all in the en
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,12 +20,12 @@ import pytest
 from scaledq.cli import main
 from scaledq.core.errors import DataError, RunError
 from scaledq.run.folder import SCORES, WEIGHTS, open_run
-from scaledq.study.execute import Place, execute, perform, state
+from scaledq.study.execute import Place, execute, found, perform, state
 from scaledq.study.listing import listing
 from scaledq.study.pages import Asked, draw_study, write_asked, write_results
 from scaledq.study.paper import B4, STUDIES
 from scaledq.study.plan import plan
-from scaledq.study.results import gather
+from scaledq.study.results import gather, note_behaviour
 from scaledq.study.scales import SMOKE
 
 
@@ -55,6 +56,7 @@ def stamps(place: Place) -> dict[str, int]:
     return {str(file): file.stat().st_mtime_ns for file in files}
 
 
+ROOT = Path(__file__).parents[2]
 SHORT = ("fig5", "fig7", "figB1", "B.2")
 ALL = os.environ.get("SCALEDQ_STUDIES") == "all"
 
@@ -90,6 +92,51 @@ def test_a_study_runs_once_and_is_drawn(name: str, place: Place, tmp_path: Path)
     assert told.count(": cannot be told") + told.count(": not run here") == len(
         wanted.plan.study.claims
     )
+
+
+def test_scores_alone_tell_what_the_whole_runs_told_and_are_not_made_again(
+    place: Place, logs: Path, tmp_path: Path
+) -> None:
+    """Runs and study move elsewhere; weights, checkpoints and logs stay behind."""
+    for name in ("fig2", "fig8"):
+        wanted = asked(name, place)
+        execute(wanted.plan, place)
+        note_behaviour(wanted.plan, place)
+        write_asked(wanted, logs.parent / "told" / name)
+        shutil.copytree(logs.parent / "told" / name, tmp_path / "told" / name)
+    write_results(sorted((logs.parent / "told").iterdir()), tmp_path / "whole.md")
+    for file in (*place.runs.glob("*.jsonl"), *place.runs.glob("*/*.json*")):
+        kept = tmp_path / "runs" / file.relative_to(place.runs)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, kept)
+    write_results(sorted((tmp_path / "told").iterdir()), tmp_path / "kept.md")
+    assert (tmp_path / "kept.md").read_text() == (tmp_path / "whole.md").read_text()
+    assert "%" in (tmp_path / "kept.md").read_text()
+    here = Place(tmp_path / "runs", (str(logs),))
+    wanted = asked("fig8", here).plan
+    assert execute(wanted, here) == {}
+    assert not list(here.runs.glob(f"*/{WEIGHTS}"))
+    key = next(key for key, job in wanted.jobs.items() if job.source)
+    run = found(wanted.jobs[key], here)
+    assert run is not None
+    with pytest.raises(RunError, match="they were not kept"):
+        run.policy()
+    (run.folder / SCORES).unlink()
+    assert execute(wanted, here) == {}
+    source = wanted.jobs[key].source
+    assert source is not None
+    again = {file.parent.name for file in here.runs.glob(f"*/{WEIGHTS}")}
+    assert again == {run.name, source.key}
+    assert state(key, wanted, here) == "done"
+
+
+def test_the_published_results_are_what_their_rows_say(tmp_path: Path) -> None:
+    studies = sorted((ROOT / "results" / "studies").iterdir())
+    logs = sorted(folder for folder in (ROOT / "logs").iterdir() if folder.is_dir())
+    write_results([*studies, *logs], tmp_path / "results.md")
+    assert (tmp_path / "results.md").read_text() == (ROOT / "docs" / "results.md").read_text()
+    for picture in tmp_path.glob("*.svg"):
+        assert (ROOT / "docs" / picture.name).exists()
 
 
 def test_a_study_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(

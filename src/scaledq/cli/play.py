@@ -25,6 +25,9 @@ class Evaluate:
     """The run's own by default; a preset's name otherwise."""
     selection: Literal["greedy", "sampled", "notebook"] | None = None
     """greedy for most; transformers sample, or follow their released notebook's rule."""
+    keep: int | None = None
+    """Of a transformer: with how many of its last steps a full window begins anew. All but one by
+    default, as published; fewer are faster and decide otherwise."""
     seed: int = 1_000
     on: Literal["local", "ray"] = "local"
     """This machine, or a Ray cluster (RAY_ADDRESS), each task by itself."""
@@ -41,6 +44,7 @@ class Evaluate:
             episodes=self.episodes,
             protocol=preset(self.protocol) if self.protocol else None,
             selection=self.selection,
+            keep=self.keep,
             seed=self.seed,
             on=self.on,
         )
@@ -111,6 +115,8 @@ class Watch:
     """Another run, which plays the same episode beside the first."""
     saliency: bool = False
     """Also show in the video what in the picture matters; the page can always."""
+    keep: int | None = None
+    """As of evaluate; of the first run, where two are compared."""
     seed: int = 1_000
     steps: int = 1_000
     """At most so many."""
@@ -123,7 +129,7 @@ class Watch:
         if self.out.suffix not in (".mp4", ".html"):
             raise RunError(f"give --out X.mp4 (a video) or X.html (a page), got {self.out}")
         runs = [open_run(path) for path in (self.run, self.compare) if path]
-        much = {"seed": self.seed, "max_steps": self.steps}
+        much = {"seed": self.seed, "max_steps": self.steps, "keep": self.keep}
         if self.out.suffix == ".html":
             write_player(runs, self.task, self.out, **much)
         else:

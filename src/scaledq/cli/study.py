@@ -70,9 +70,11 @@ class Study:
         from scaledq.core.errors import RunError
         from scaledq.study.execute import execute
         from scaledq.study.pages import draw_study, write_asked
+        from scaledq.study.results import note_behaviour
 
         plan, folder = asked.plan, self.out / f"{self.name}-{self.scale}"
         failures = execute(plan, asked.place, on=self.on)
+        note_behaviour(plan, asked.place)
         write_asked(asked, folder)
         print(draw_study(folder))
         for label, recipe in plan.lacking.items():

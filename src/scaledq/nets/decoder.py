@@ -1,14 +1,14 @@
 """How a transformer acts step by step without reading again what it has read.
 
 Keys and values of every token that a later one can see are kept by place, for R rows that each may
-be at another step. Shapes: R rows, r of them, T steps, L tokens, D width, A actions, Z returns.
+be at another step. Shapes: R rows, r of them, T steps, L tokens, k of them seen, D width,
+A actions, Z returns.
 """
 
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from scaledq.nets.transformer import Block, Transformer
@@ -20,21 +20,21 @@ Choose = Callable[[Float[Tensor, "r Z"]], Int[Tensor, "r"]]
 class Decoder:
     """A transformer and what it remembers of R windows.
 
-    It answers what the whole window's pass would, to rounding; only the last layer's one token that
-    is asked for is computed to its end.
+    It answers what the whole window's pass would, to rounding. In the last layer only one token is
+    asked for: of the others, what came in is kept, and neither keys nor values are ever computed.
     """
 
     def __init__(self, net: Transformer, rows: int):
         self.net, self.layout = net, net.layout
         like = net.positions
-        depth = net.cfg.width // net.cfg.heads
-        shape = (len(net.blocks), 2, rows, self.layout.length, net.cfg.heads, depth)
-        self._kept = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        width, heads, places = net.cfg.width, net.cfg.heads, (rows, self.layout.length)
+        self._kept = like.new_zeros(len(net.blocks) - 1, 2, *places, heads, width // heads)
+        self._inputs = like.new_zeros(*places, width)
         self._before: Tensor | None = None  # [R S-1 *frame]: what an encoder sees again
 
     @property
     def device(self) -> torch.device:
-        return self._kept.device
+        return self._inputs.device
 
     @torch.inference_mode()
     def begin(
@@ -104,7 +104,7 @@ class Decoder:
         if not before:
             return
         if self._before is None:
-            self._before = frames.new_zeros(self._kept.shape[2], before, *picture)
+            self._before = frames.new_zeros(len(self._inputs), before, *picture)
         padded = torch.cat([frames.new_zeros(len(rows), before, *picture), frames], 1)
         at = steps[:, None] + torch.arange(before, device=steps.device)
         self._before[rows] = padded[torch.arange(len(rows), device=rows.device)[:, None], at]
@@ -127,30 +127,45 @@ class Decoder:
         self, rows: Int[Tensor, "r"], x: Float[Tensor, "r l D"], at: Int[Tensor, "r l"]
     ) -> Float[Tensor, "r D"]:
         """Reads tokens at their places and answers the last of them, after the final norm."""
-        length = int(at.max()) + 1
+        length, every = int(at.max()) + 1, len(rows) == len(self._inputs)
         mask = self.net.mask[at, :length][:, None]
-        every = len(rows) == self._kept.shape[2]
-        for number, block in enumerate(self.net.blocks):
-            last = number == len(self.net.blocks) - 1
-            queries, keys, values = _parts(block, x, last=last)  # pyright: ignore[reportArgumentType]
-            for kept, new in zip(self._kept[number], (keys, values), strict=True):
-                kept[rows[:, None], at] = new
-            seen = self._kept[number, :, :, :length]
-            seen = seen if every else seen[:, rows]
-            if last:
-                x, mask = x[:, -1:], mask[:, :, -1:]
-            x = x + block.attend(queries, *seen, mask)  # pyright: ignore[reportCallIssue]
-            x = x + block.widening(block.widening_norm(x))  # pyright: ignore[reportCallIssue]
-        return self.net.norm(x[:, -1])
+
+        def seen(kept: Tensor, new: Tensor) -> Tensor:
+            """What is new goes to its places; all that the rows have come back."""
+            kept[rows[:, None], at] = new
+            return kept[:, :length] if every else kept[rows, :length]
+
+        *blocks, last = self.net.blocks
+        for (kept_keys, kept_values), block in zip(self._kept, blocks, strict=True):
+            assert isinstance(block, Block)
+            parts = block.queries_keys_values(block.attention_norm(x))
+            queries, keys, values = parts.unflatten(-1, (3, block.heads, -1)).unbind(2)
+            keys, values = seen(kept_keys, keys), seen(kept_values, values)
+            x = x + block.attend(queries, keys, values, mask)
+            x = x + block.widening(block.widening_norm(x))
+        assert isinstance(last, Block)
+        inputs = seen(self._inputs, last.attention_norm(x))
+        x = x[:, -1] + _attend_once(last, x[:, -1], inputs, mask[:, 0, -1])
+        return self.net.norm(x + last.widening(last.widening_norm(x)))
 
 
-def _parts(block: Block, x: Float[Tensor, "r l D"], *, last: bool) -> tuple[Tensor, ...]:
-    """Queries (of the last token alone, where nobody asks for more), keys and values."""
-    normed, layer = block.attention_norm(x), block.queries_keys_values
-    if not last:
-        return layer(normed).unflatten(-1, (3, block.heads, -1)).unbind(2)
-    width = x.shape[-1]
-    queries = F.linear(normed[:, -1:], layer.weight[:width], layer.bias[:width])
-    rest = F.linear(normed, layer.weight[width:], layer.bias[width:])
-    keys, values = rest.unflatten(-1, (2, block.heads, -1)).unbind(2)
-    return queries.unflatten(-1, (block.heads, -1)), keys, values
+def _attend_once(
+    block: Block,
+    asking: Float[Tensor, "r D"],
+    seen: Float[Tensor, "r k D"],
+    mask: Bool[Tensor, "r k"],
+) -> Float[Tensor, "r D"]:
+    """`Block.attend` of one token, without a key or a value of anything `seen`.
+
+    A head's scores q . (K x + b) are (q K) . x but for what all of them share, and its mixture of
+    values is V times the same mixture of what they are made of.
+    """
+    layer, heads = block.queries_keys_values, block.heads
+    of_query, of_keys, of_values = layer.weight.unflatten(0, (3, heads, -1))
+    query_bias, _, value_bias = layer.bias.unflatten(0, (3, heads, -1))
+    normed = block.attention_norm(asking)
+    query = torch.einsum("rD,hdD->rhd", normed, of_query) + query_bias
+    scores = torch.einsum("rhd,hdD->rhD", query, of_keys) @ seen.mT / query.shape[-1] ** 0.5
+    weights = scores.masked_fill(~mask[:, None], -torch.inf).softmax(-1)
+    mixed = torch.einsum("rhD,hdD->rhd", weights @ seen, of_values) + value_bias
+    return block.joined(mixed.flatten(1))

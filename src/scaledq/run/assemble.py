@@ -328,14 +328,17 @@ def policy(
     selection: Selection | None,
     device: str,
     frame: Task | None = None,
+    keep: int | None = None,
 ) -> NetPolicy | SequencePolicy:
     """The run's network as a policy over its tasks, whose frames are all like that task's.
 
     Args:
       selection: the run's own by default.
+      keep: as `SequencePolicy` says.
 
     Raises:
-      ConfigError: a selection that the run's objective does not know.
+      ConfigError: a selection that the run's objective does not know, or a `keep` that its windows
+        do not allow.
       RunError: the run trained an encoder only.
     """
     selection = selection or cfg.selection
@@ -352,6 +355,11 @@ def policy(
             context=cfg.sequences.context,
             kappa=kappa,
             selection=selection,
+            keep=keep,
+        )
+    if keep is not None:
+        raise ConfigError(
+            f"keep: {cfg.method} remembers no window of steps; only transformers do; leave it out"
         )
     return NetPolicy(
         net,

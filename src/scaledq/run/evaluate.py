@@ -30,28 +30,31 @@ SMALL = 5_000_000
 """Weights, without heads, up to which a network answers faster than its games are emulated."""
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913  (what plays and how, what it plays and how often)
     run: Run,
     *,
     tasks: Sequence[str] = (),
     episodes: int = 16,
     protocol: Protocol | None = None,
     selection: Selection | None = None,
+    keep: int | None = None,
     seed: int = SEED,
     on: On = "local",
 ) -> list[ScoreRow]:
     """Plays `episodes` whole episodes of each task and stores their rows in the run's scores.jsonl.
 
     Rows of the same method, tasks, seed and protocol are replaced. Actions are chosen in the run's
-    own way unless `selection` says otherwise; then the rows are named after it, as are all of BC's:
-    `bc (greedy)` or `bc (sampled)`.
+    own way unless `selection` or `keep` say otherwise; then the rows are named after them, as are
+    all of BC's: `bc (greedy)` or `bc (sampled)`, `dt (keep 1)`.
 
     Args:
+      keep: of a transformer, see `SequencePolicy`.
       on: this machine, all tasks side by side; or a Ray cluster, each task by itself and stored
         when it is through. Episodes are the same, but for ties that another batch rounds otherwise.
 
     Raises:
       TaskError: a task that the run was not trained on.
+      ConfigError: a selection or a `keep` that the run does not allow.
     """
     protocol = protocol or run.config.protocol
     known = run.config.known_tasks
@@ -61,10 +64,10 @@ def evaluate(
             raise TaskError(f"{run.name} knows no task {task!r}; {suggest(task, known)}")
     selection = selection or run.config.selection
     rows: list[ScoreRow] = []
-    label, total = f"play {method_name(run, selection)}", len(chosen) * episodes
+    label, total = f"play {method_name(run, selection, keep)}", len(chosen) * episodes
     with Progress(label, total, parts=lambda: standing(rows, chosen, episodes)) as bar:
         if on == "ray":
-            how = (episodes, to_json(protocol), selection, seed)
+            how = (episodes, to_json(protocol), selection, keep, seed)
             pieces = {task: (str(run.folder.absolute()), task, *how) for task in chosen}
             for _, answer in spread(_remote, pieces, gpu=0.25):
                 new = TypeAdapter(list[ScoreRow]).validate_json(answer)
@@ -72,7 +75,8 @@ def evaluate(
                 _store(run, new)
                 bar.show(len(rows))
             return rows
-        for row in _play(run, chosen, protocol, episodes=episodes, selection=selection, seed=seed):
+        how = {"episodes": episodes, "selection": selection, "keep": keep, "seed": seed}
+        for row in _play(run, chosen, protocol, **how):
             rows.append(row)
             bar.show(len(rows))
     _store(run, rows)
@@ -97,10 +101,11 @@ def _play(
     *,
     episodes: int,
     selection: Selection,
+    keep: int | None,
     seed: int,
 ) -> Iterator[ScoreRow]:
-    method = method_name(run, selection)
-    policy = run.policy(selection=selection)
+    method = method_name(run, selection, keep)
+    policy = run.policy(selection=selection, keep=keep)
     with hastened(run.network):
         for episode in play(policy, tasks, protocol, episodes=episodes, seed=seed):
             yield ScoreRow.of(episode, run=run.name, method=method, protocol=protocol)
@@ -123,13 +128,18 @@ def hastened(net: nn.Module) -> Iterator[None]:
 
 
 def _remote(
-    folder: str, task: str, episodes: int, protocol: bytes, selection: Selection, seed: int
+    folder: str,
+    task: str,
+    episodes: int,
+    protocol: bytes,
+    selection: Selection,
+    keep: int | None,
+    seed: int,
 ) -> bytes:
     """One task's episodes, on whatever machine this runs."""
     rules = from_json(Protocol, protocol)
-    rows = _play(
-        open_run(folder), (task,), rules, episodes=episodes, selection=selection, seed=seed
-    )
+    how = {"episodes": episodes, "selection": selection, "keep": keep, "seed": seed}
+    rows = _play(open_run(folder), (task,), rules, **how)
     return TypeAdapter(list[ScoreRow]).dump_json(list(rows))
 
 
@@ -141,11 +151,14 @@ def _store(run: Run, rows: Sequence[ScoreRow]) -> None:
     write_scores(path, [*kept, *rows])
 
 
-def method_name(run: Run, selection: Selection) -> str:
-    """How score rows name what played."""
-    kind = run.config.method
-    own = selection == run.config.selection and kind != "bc"
-    return kind if own else f"{kind} ({selection})"
+def method_name(run: Run, selection: Selection, keep: int | None = None) -> str:
+    """How score rows name what played: a decision's way is named where it is not the run's own."""
+    kind, ways = run.config.method, []
+    if selection != run.config.selection or kind == "bc":
+        ways.append(selection)
+    if keep not in (None, run.config.sequences.context - 1):
+        ways.append(f"keep {keep}")
+    return f"{kind} ({', '.join(ways)})" if ways else kind
 
 
 def _stored(path: Path) -> list[ScoreRow]:

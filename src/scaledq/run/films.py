@@ -26,6 +26,8 @@ CLIP_STEPS = 450
 
 def films(run: Run) -> tuple[tuple[Video, ...], tuple[str, ...]]:
     """The first half minute of an episode of each task; a remark on each task without pictures."""
+    if not run.has_weights:
+        return (), (f"No video: the weights of {run.name} were not kept.",)
     clips, remarks = [], []
     for task in run.config.tasks:
         try:

@@ -1,9 +1,11 @@
 """What a run leaves behind, and how to find one's way in it."""
 
+import hashlib
 import json
 import os
 import platform
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from scaledq.core import journal
 from scaledq.core.config import from_json, to_json
@@ -22,6 +24,7 @@ from scaledq.core.task import Task
 from scaledq.play.policy import NetPolicy, Selection
 from scaledq.play.sequence import SequencePolicy
 from scaledq.run import assemble
+from scaledq.run.checkpoint import save_weights
 from scaledq.run.config import RunConfig
 
 RUN, METRICS, SCORES, WEIGHTS = "run.json", "metrics.jsonl", "scores.jsonl", "weights.safetensors"
@@ -42,7 +45,20 @@ class Run:
 
     @property
     def finished(self) -> bool:
+        """Whether it was trained to its end. Scores and metrics tell of it also without weights:
+        then only they were kept."""
+        return self.has_weights or "weights" in self.facts
+
+    @property
+    def has_weights(self) -> bool:
         return (self.folder / WEIGHTS).exists()
+
+    @property
+    def weights(self) -> str:
+        """SHA-256 of the weights file of a finished run; as noted where the file was not kept."""
+        if self.has_weights:
+            return hashlib.sha256((self.folder / WEIGHTS).read_bytes()).hexdigest()
+        return str(self.facts["weights"])
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -57,10 +73,10 @@ class Run:
         Raises:
           RunError: training has not finished, or the weights are damaged or of another network.
         """
-        if not self.finished:
+        if not self.has_weights:
+            why = "they were not kept" if self.finished else "its training has not finished"
             raise RunError(
-                f"{self.folder} has no {WEIGHTS}: its training has not finished; "
-                "go on with `scaledq train ... --resume`"
+                f"{self.folder} has no {WEIGHTS}: {why}; go on with `scaledq train ... --resume`"
             )
         device = assemble.device()
         net = assemble.network(self.config, self.tasks)
@@ -71,11 +87,25 @@ class Run:
             raise RunError(f"{self.folder / WEIGHTS} cannot be used: {reason}") from error
         return net.to(device).eval()
 
-    def policy(self, *, selection: Selection | None = None) -> NetPolicy | SequencePolicy:
-        """What the run learnt: the best action, or one drawn from the softmax of preferences."""
+    def policy(
+        self, *, selection: Selection | None = None, keep: int | None = None
+    ) -> NetPolicy | SequencePolicy:
+        """What the run learnt: the best action, or one drawn from the softmax of preferences.
+
+        Args:
+          keep: of a transformer, see `SequencePolicy`.
+
+        Raises:
+          ConfigError: as `assemble.policy`.
+        """
         net, device = self.network, assemble.device()
         return assemble.policy(
-            self.config, net, selection=selection, device=device, frame=self.tasks[0]
+            self.config,
+            net,
+            selection=selection,
+            device=device,
+            frame=self.tasks[0],
+            keep=keep,
         )
 
 
@@ -110,6 +140,19 @@ def write_run(run: Run) -> None:
         **run.facts,
     }
     write_atomic(run.folder / RUN, json.dumps(content, indent=2) + "\n")
+
+
+def finish(run: Run, weights: Mapping[str, Tensor], *, seconds: float) -> Run:
+    """Leaves the weights, and in run.json what the run took and their checksum. Where a run is
+    trained again because they were not kept, and they differ, its old scores go."""
+    done = replace(run, facts={**run.facts, "seconds": round(seconds, 1)})
+    write_run(done)
+    save_weights(run.folder / WEIGHTS, weights, {"run": run.name})
+    done = replace(done, facts={**done.facts, "weights": done.weights})
+    if run.facts.get("weights", done.weights) != done.weights:
+        (run.folder / SCORES).unlink(missing_ok=True)
+    write_run(done)
+    return done
 
 
 def surroundings() -> dict[str, Any]:

@@ -73,48 +73,78 @@ def _lead(preferences: Tensor) -> Tensor:
     return known.max() - known.mean()
 
 
-def acts(runs: Sequence[Run], title: str, *, saliency: bool) -> dict[str, Act]:
+def acts(
+    runs: Sequence[Run], title: str, *, saliency: bool, keep: int | None = None
+) -> dict[str, Act]:
     """The runs as players by label: by number and name, or a single one by the title.
+
+    Args:
+      keep: of the first run, see `SequencePolicy`.
 
     Raises:
       RunError: saliency was asked for, and a run acts from a memory.
+      ConfigError: a `keep` that the first run does not allow.
     """
     labels = [f"{place}. {run.name}" for place, run in enumerate(runs, 1)]
+    if keep is not None:
+        labels[0] += f" (keep {keep})"
     labels = labels if len(runs) > 1 else [title]
-    return {label: act(run, saliency=saliency) for label, run in zip(labels, runs, strict=True)}
+    keeps = (keep, *[None] * (len(runs) - 1))
+    players = (act(r, saliency=saliency, keep=k) for r, k in zip(runs, keeps, strict=True))
+    return dict(zip(labels, players, strict=True))
 
 
-def act(run: Run, *, saliency: bool) -> Act:
+def act(run: Run, *, saliency: bool, keep: int | None = None) -> Act:
     """The run as a player whose distributions of returns can be seen, if it has any."""
-    policy = run.policy()
+    policy = run.policy(keep=keep)
     blind = not isinstance(policy, NetPolicy) and not saliency
     return Act(policy, None if blind else explain(run, saliency=saliency))
 
 
 def write_film(
-    runs: Sequence[Run], task: str, out: Path, *, seed: int, max_steps: int, saliency: bool = False
+    runs: Sequence[Run],
+    task: str,
+    out: Path,
+    *,
+    seed: int,
+    max_steps: int,
+    saliency: bool = False,
+    keep: int | None = None,
 ) -> None:
     """Films the runs at the same episode of a task, side by side, as mp4.
 
+    Args:
+      keep: of the first run, see `SequencePolicy`.
+
     Raises:
+      ConfigError: a `keep` that the first run does not allow.
       RunError: `out` is no mp4 file or cannot be written, or a run with a memory should be salient.
       TaskError: a task that a run does not know, or without pictures.
     """
-    rules, played = runs[0].config.protocol, acts(runs, task, saliency=saliency)
+    rules, played = runs[0].config.protocol, acts(runs, task, saliency=saliency, keep=keep)
     record(played, task, rules, out=out, seed=seed, max_steps=max_steps)
 
 
-def write_player(runs: Sequence[Run], task: str, out: Path, *, seed: int, max_steps: int) -> None:
+def write_player(
+    runs: Sequence[Run],
+    task: str,
+    out: Path,
+    *,
+    seed: int,
+    max_steps: int,
+    keep: int | None = None,
+) -> None:
     """Writes the page in which the runs play the same episode of a task, side by side.
 
     Raises:
+      ConfigError: a `keep` that the first run does not allow.
       RunError: `out` cannot be written, or a run acts from a memory.
       TaskError: a task that a run does not know, or without pictures.
     """
     rules = runs[0].config.protocol
     plays = {
         label: list(watch(act, task, rules, seed=seed, max_steps=max_steps))
-        for label, act in acts(runs, runs[0].name, saliency=True).items()
+        for label, act in acts(runs, runs[0].name, saliency=True, keep=keep).items()
     }
     page = player(plays, action_names(task), title=f"{task}, {rules.name}, seed {seed}")
     try:

@@ -22,11 +22,10 @@ from scaledq.data.loader import Loader
 from scaledq.play.envs import Fleet, make_fleet
 from scaledq.play.versions import versions
 from scaledq.run import assemble
-from scaledq.run.checkpoint import save_weights
 from scaledq.run.collect import CollectConfig, record
 from scaledq.run.config import Online, RunConfig
 from scaledq.run.dqn import DQNConfig
-from scaledq.run.folder import RUN, WEIGHTS, Run, open_run, surroundings, write_run
+from scaledq.run.folder import RUN, Run, finish, open_run, surroundings, write_run
 from scaledq.run.prior import Prior
 from scaledq.run.replay import ReplayAgent
 from scaledq.run.start import hold_back, identified, kept_tasks, take_over
@@ -56,7 +55,7 @@ def train_online(
     online = _checked(cfg)
     cfg = identified(cfg)
     folder = Path(out) / cfg.folder
-    if (folder / RUN).exists() and open_run(folder).finished:
+    if (folder / RUN).exists() and open_run(folder).has_weights:
         print(f"already finished: {folder}", file=sys.stderr)
         return open_run(folder)
     told = assemble.tracking(cfg, folder)
@@ -79,7 +78,8 @@ def train_online(
         )
         agent = done.agent
         assert isinstance(agent, ReplayAgent)
-        return _finish(open_run(folder), agent, seconds=done.seconds)
+        weights = agent.learner.net.state_dict()
+        return finish(open_run(folder), weights, seconds=done.seconds)
 
 
 def _checked(cfg: RunConfig) -> Online:
@@ -195,11 +195,3 @@ def _told(cfg: RunConfig, loader: Loader) -> dict[str, Any]:
     """What run.json says of the prior data, whose stores its config does not name."""
     sizes = [int(size) for size in loader.sizes]
     return {"data": loader.digest, "transitions": sizes, "stores": list(cfg.stores)}
-
-
-def _finish(run: Run, agent: ReplayAgent, *, seconds: float) -> Run:
-    """Leaves the weights, and run.json with what the run took."""
-    done = replace(run, facts={**run.facts, "seconds": round(seconds, 1)})
-    write_run(done)
-    save_weights(run.folder / WEIGHTS, agent.learner.net.state_dict(), {"run": run.name})
-    return done

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from scaledq.core.errors import RunError
+from scaledq.core.errors import ConfigError, RunError
 from scaledq.core.outputs import Network, Outputs
 from scaledq.play.policy import NetPolicy, Selection
 from scaledq.play.sequence import SequencePolicy
@@ -23,7 +23,7 @@ from scaledq.run.folder import RUN, WEIGHTS, Run, open_run
 
 
 def load_policy(
-    path: Path | str, *, selection: Selection | None = None
+    path: Path | str, *, selection: Selection | None = None, keep: int | None = None
 ) -> NetPolicy | SequencePolicy:
     """The policy of a run: `policy(obs, task=name)` answers actions [B] for obs [B S *frame].
 
@@ -31,12 +31,18 @@ def load_policy(
       path: the run's folder, its weights.safetensors, or a file of `scaledq export`. Load a .pt2
         only if you trust where it comes from; the other two hold no code.
       selection: the run's own by default; `greedy` for a file.
+      keep: with how many of its last steps a transformer's full window begins anew; fewer are
+        faster and decide otherwise. T - 1 by default, as published.
 
     Raises:
       RunError: there is nothing of the kind, it is damaged, or what it needs is not installed.
+      ConfigError: a selection or a `keep` that the run does not allow.
     """
-    run = _run(Path(path))
-    return run.policy(selection=selection) if run else load(path, selection=selection)[0]
+    if run := _run(Path(path)):
+        return run.policy(selection=selection, keep=keep)
+    if keep is not None:
+        raise ConfigError(f"keep: only runs of transformers remember a window, and {path} is none")
+    return load(path, selection=selection)[0]
 
 
 def load(path: Path | str, *, selection: Selection | None = None) -> tuple[NetPolicy, Card]:

@@ -1,6 +1,5 @@
 """What a run takes over from another one before its first step (section 5.2, figure 1)."""
 
-import hashlib
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -36,12 +35,12 @@ def identified(cfg: RunConfig) -> RunConfig:
             wanted = f"a finished run of {start.of!r}" if start.of else "another, finished run"
             raise ConfigError(f"this run starts from {wanted}: give its folder as --start.run")
         return cfg
-    weights = _source(start).folder / WEIGHTS
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    source = _source(start)
+    digest = source.weights
     if start.weights not in ("", digest):
         raise RunError(
-            f"{weights} has checksum {digest[:12]}, start.weights is {start.weights[:12]}: give "
-            "the run that it was made for, or leave start.weights out"
+            f"{source.folder / WEIGHTS} has checksum {digest[:12]}, start.weights is "
+            f"{start.weights[:12]}: give the run that it was made for, or leave start.weights out"
         )
     return replace(cfg, start=replace(start, weights=digest))
 
@@ -188,6 +187,8 @@ def _lenders(cfg: RunConfig, source: Run, tasks: tuple[Task, ...]) -> dict[str, 
 
 
 def _weights(source: Run) -> dict[str, Tensor]:
+    if not source.has_weights:
+        raise RunError(f"the weights of {source.folder} were not kept: train it again")
     try:
         return load_file(source.folder / WEIGHTS)
     except (SafetensorError, OSError) as error:

@@ -25,11 +25,10 @@ from scaledq.run.checkpoint import (
     load_checkpoint,
     newest,
     place_of,
-    save_weights,
 )
 from scaledq.run.compute import feed
 from scaledq.run.config import RunConfig
-from scaledq.run.folder import METRICS, RUN, WEIGHTS, Run, open_run, surroundings, write_run
+from scaledq.run.folder import METRICS, RUN, Run, finish, open_run, surroundings, write_run
 from scaledq.run.meter import Meter
 from scaledq.run.online import train_online
 from scaledq.run.parallel import TIMEOUT, Ranks, joined
@@ -107,7 +106,7 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 def _finished(folder: Path) -> str:
-    if (folder / RUN).exists() and open_run(folder).finished:
+    if (folder / RUN).exists() and open_run(folder).has_weights:
         print(f"already finished: {folder}", file=sys.stderr)
         return "finished"
     return ""
@@ -223,14 +222,11 @@ def _interrupted(run: Run, learner: Learner, number: int) -> Interrupted:
 
 
 def _finish(run: Run, learner: Learner, *, seconds: float, ranks: Ranks) -> Run:
-    """Leaves the weights, and run.json with what the run took."""
-    done = replace(run, facts={**run.facts, "seconds": round(seconds, 1)})
     weights = learner.weights()
 
     def leave() -> str:
-        write_run(done)
-        save_weights(run.folder / WEIGHTS, weights, {"run": run.name})
+        finish(run, weights, seconds=seconds)
         return ""
 
     ranks.lead(leave)
-    return done
+    return open_run(run.folder)

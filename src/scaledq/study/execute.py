@@ -140,7 +140,11 @@ def execute(plan: Plan, place: Place, *, on: On = "local") -> Mapping[str, str]:
 
 def perform(key: str, plan: Plan, place: Place) -> str:
     """Trains and plays one job as far as needed; returns what went wrong if it diverged."""
-    cfg = resolved(plan.jobs[key], place)
+    job = plan.jobs[key]
+    lender = found(job.source, place) if job.source else None
+    if job.source and lender and lender.finished and not lender.has_weights:
+        perform(job.source.key, plan, place)  # only its scores were kept
+    cfg = resolved(job, place)
     if cfg is None:
         return "its source did not finish"
     try:

@@ -4,6 +4,7 @@ A study's folder holds study.json, which says what was asked and where its runs 
 else in it is drawn anew from those runs by `draw`, without training.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from scaledq.run.films import films
 from scaledq.run.folder import Run
 from scaledq.run.report import health_of
 from scaledq.study import draw, recordings
+from scaledq.study import tables as study_tables
 from scaledq.study.execute import Place
 from scaledq.study.paper import STUDIES
 from scaledq.study.plan import Plan, plan
@@ -58,18 +60,23 @@ class Asked:
 
 
 def write_asked(asked: Asked, folder: Path) -> None:
-    """Writes study.json, with places that do not depend on where it is read from."""
-    runs = str(Path(asked.runs).resolve())
-    stores = tuple(s if "://" in s else str(Path(s).resolve()) for s in asked.stores)
-    write_atomic(folder / ASKED, to_json(replace(asked, runs=runs, stores=stores)))
+    """Writes study.json, with places as seen from the study's own folder."""
+
+    def seen(path: str) -> str:
+        return path if "://" in path else os.path.relpath(Path(path).resolve(), folder.resolve())
+
+    there = replace(asked, runs=seen(asked.runs), stores=tuple(map(seen, asked.stores)))
+    write_atomic(folder / ASKED, to_json(there))
 
 
 def read_asked(folder: Path) -> Asked:
     """Inverse of `write_asked`; raises RunError where there is none."""
     try:
-        return from_json(Asked, (folder / ASKED).read_bytes())
+        asked = from_json(Asked, (folder / ASKED).read_bytes())
     except OSError as error:
         raise RunError(f"{folder} is not a study's folder: it has no {ASKED}") from error
+    stores = tuple(s if "://" in s else str(folder / s) for s in asked.stores)
+    return replace(asked, runs=str(folder / asked.runs), stores=stores)
 
 
 def draw_study(folder: Path, *, videos: bool = True, resamples: int = 2000) -> Path:
@@ -177,7 +184,7 @@ def write_results(folders: Sequence[Path], out: Path) -> None:
     """
     recorded = [c for f in folders if recordings.is_recording(f) for c in recordings.curves(f)]
     studies = [folder for folder in folders if not recordings.is_recording(folder)]
-    parts = [_markdown(read_asked(folder)) for folder in studies]
+    parts = [_markdown(read_asked(folder), out) for folder in studies]
     if recorded:
         picture = out.with_name(f"{out.stem}-recordings.svg")
         figures.save(recordings.drawing(recorded), picture)
@@ -196,7 +203,8 @@ def _results(parts: Sequence[str]) -> str:
     ])  # fmt: skip
 
 
-def _markdown(asked: Asked) -> str:
+def _markdown(asked: Asked, out: Path) -> str:
+    """One study's section; its figures lie beside `out`."""
     study, scale = asked.plan.study, asked.plan.scale
     lines = [f"## {study.title} (scale `{scale.name}`)\n", f"{study.question}\n"]
     try:
@@ -204,8 +212,14 @@ def _markdown(asked: Asked) -> str:
     except DataError as error:
         return "\n".join([*lines, f"Not run: {error}.\n"])
     summary, *others = draw.every_table(found)
-    for table in (_narrow(summary), *(table for table in others if table.name != "claims")):
+    laws = [table for table in others if table.name != "claims"]
+    by_task = [table for panel in found.panels for table in study_tables.by_task(found, panel)]
+    for table in (_narrow(summary), *by_task, *laws):
         lines += [f"{table.caption}.\n".replace("..", "."), tables.markdown(table)]
+    for drawing in draw.drawings(found):
+        picture = out.with_name(f"{out.stem}-{study.name}-{drawing.name}.svg")
+        figures.save(drawing.figure, picture)
+        lines.append(f"![{drawing.caption}]({picture.name})\n")
     lines += [f"- {line}" for line in draw.claims_in_words(found)]
     lines += [f"- {line}" for line in _remarks(found)]
     return "\n".join([*lines, f"\nMade by `{command(asked.plan)}`.\n"])

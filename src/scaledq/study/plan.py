@@ -148,8 +148,16 @@ def _local(study: Study, scale: Scale) -> list[Scale]:
     if study.tasks == "training":
         return [scale]
     tasks, run = scale.variants, scale.run
+    most = scale.tuning or (STEPS if study.tasks == "held-out" else run.steps)
     if study.tasks != "variants":
         tasks = scale.held_out
     if study.tasks == "held-out":
-        run = replace(run, view=scale.held_out_view, steps=min(run.steps, STEPS))
-    return [replace(scale, run=replace(run, tasks=(task,)), few_tasks=(task,)) for task in tasks]
+        run = replace(run, view=scale.held_out_view)
+    local = replace(
+        scale,
+        run=replace(run, steps=min(run.steps, most)),
+        transformers=replace(scale.transformers, steps=min(scale.transformers.steps, most)),
+    )
+    return [
+        replace(local, run=replace(local.run, tasks=(task,)), few_tasks=(task,)) for task in tasks
+    ]

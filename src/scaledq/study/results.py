@@ -4,15 +4,17 @@ An arm's seed counts when all its runs are finished and have played every episod
 asks for; the others are named, never filled in.
 """
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from scaledq.core.errors import DataError
 from scaledq.core.seeds import stream
-from scaledq.data.store import Store, open_store
+from scaledq.data.store import open_store
+from scaledq.data.view import View
+from scaledq.play.score import ScoreRow, read_scores, write_scores
 from scaledq.report import claims, scores, stats
 from scaledq.report.claims import Finding
 from scaledq.report.scores import Scores
@@ -153,19 +155,46 @@ def _played(entry: Entry, plan: Plan, place: Place) -> tuple[list[Run], list[dic
     return done, played
 
 
+def note_behaviour(plan: Plan, place: Place) -> None:
+    """Keeps the scores of the logs' own episodes beside the runs, to be told where no logs are."""
+    for entry in plan.entries:
+        if not entry.jobs:
+            opened = [open_store(path) for path in place.stores]
+            made = behaviour_rows(opened, _tasks(plan), _view(entry.arm, plan))
+            write_scores(_noted(entry.arm, plan, place), made)
+
+
+def _noted(arm: Arm, plan: Plan, place: Place) -> Path:
+    return place.runs / f"{plan.scale.name}-{arm.panel}-logs.jsonl"
+
+
+def _tasks(plan: Plan) -> tuple[str, ...]:
+    return plan.tasks or plan.scale.run.tasks
+
+
+def _view(arm: Arm, plan: Plan) -> View:
+    return plan.scale.suboptimal if arm.panel == "sub-optimal" else plan.scale.run.view
+
+
 def _logged(arm: Arm, plan: Plan, place: Place) -> tuple[list[dict[str, Any]], str]:
-    """The scores of the logs' own episodes, or a remark that the logs are lacking."""
-    view = plan.scale.suboptimal if arm.panel == "sub-optimal" else plan.scale.run.view
-    opened: Sequence[Store] = ()
-    try:
-        opened = [open_store(path) for path in place.stores]
-    except DataError as error:
-        return [], f"{arm.label}: its scores are lacking: {error}."
-    if not opened:
-        return [], f"{arm.label}: its scores are lacking: no --store was given."
-    tasks = plan.tasks or plan.scale.run.tasks
-    made = behaviour_rows(opened, tasks, view)
-    short = [task for task in tasks if task not in {row.task for row in made}]
+    """The scores of the logs' own episodes, or a remark that they are lacking."""
+    made, why = _behaviour(arm, plan, place)
+    if why:
+        return [], f"{arm.label}: its scores are lacking: {why}."
+    short = [task for task in _tasks(plan) if task not in {row.task for row in made}]
     if short:
         return [], f"{arm.label}: no whole episode of {', '.join(short)} in this part of the logs."
     return [asdict(replace(row, method=arm.label)) for row in made], ""
+
+
+def _behaviour(arm: Arm, plan: Plan, place: Place) -> tuple[list[ScoreRow], str]:
+    """From the logs, or where they are not at hand from what was noted of them; else why not."""
+    why = "no --store was given"
+    if place.stores:
+        try:
+            opened = [open_store(path) for path in place.stores]
+            return behaviour_rows(opened, _tasks(plan), _view(arm, plan)), ""
+        except DataError as error:
+            why = str(error)
+    noted = _noted(arm, plan, place)
+    return (read_scores(noted), "") if noted.exists() else ([], why)

@@ -161,18 +161,23 @@ MINI_RUN = replace(
     QUICK_RUN,
     tasks=MINI_TASKS,
     batch_size=12 * len(MINI_TASKS),
+    steps=3_000,
     checkpoint_every=500,
 )
 MINI = replace(
     QUICK_SCALE,
     name="mini",
-    about="4 games of the shipped recordings, 6,000 steps: 5 to 10 minutes a run on 2 cores",
+    about="4 games of the shipped recordings, 3,000 steps: about 5 minutes a run on one core",
     run=MINI_RUN,
+    transformers=replace(
+        QUICK_SCALE.transformers, batch_size=6 * len(MINI_TASKS), steps=MINI_RUN.steps
+    ),
     few_tasks=("Asterix", "Breakout"),
     suboptimal=View(rows=First(fraction=0.2)),
     held_out=MINI_HELD_OUT,
     held_out_view=View(rows=Uniform(fraction=0.1)),
     variants=("Freeway:m1d0", "Breakout:m12d0"),
+    tuning=1_000,
     data=("scaledq ingest action-log logs --store store",),
 )
 

@@ -105,6 +105,9 @@ class Scale:
     """Of training games, for online fine-tuning (figure 8)."""
     online: Online = Online()
     """How the agents play that learn from what they do."""
+    tuning: int | None = None
+    """Updates of each run on held-out, changed or new games. By default those of training, and from
+    logs 100,000 at most."""
     seeds: int = 3
     """How many training runs each arm of a study gets, if not said otherwise."""
     data: tuple[str, ...] = ()
