@@ -37,6 +37,22 @@ def test_each_sample_is_answered_by_its_own_tasks_head(form, rows) -> None:
         torch.testing.assert_close(answer[row], heads.weight[n] @ x + heads.bias[n])
 
 
+def test_a_frugal_network_says_the_same_of_the_actions_that_a_task_has_and_0_of_others() -> None:
+    net, obs, task = network().eval(), pictures(6), torch.tensor([3, 0, 0, 2, 3, 1])
+    with torch.inference_mode():
+        plain = net(obs, task)
+        with net.frugal():
+            frugal = net(obs, task)
+        again = net(obs, task)
+    for name in ("logits", "behaviour"):
+        own = plain["available"][:, :, None].expand_as(plain[name])
+        torch.testing.assert_close(frugal[name][own], plain[name][own])
+        assert (frugal[name][~own] == 0).all()
+        assert (plain[name][~own] != 0).all()
+        assert torch.equal(again[name], plain[name])
+    assert torch.equal(frugal["value"], plain["value"])
+
+
 @pytest.mark.parametrize("form", [TaskHeads.by_task, TaskHeads.every_task])
 def test_a_heads_gradient_comes_from_its_own_rows(form) -> None:
     heads = TaskHeads(4, 7, 10)

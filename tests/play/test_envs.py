@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from multiprocessing import Pipe
 
 import gymnasium
 import numpy as np
@@ -324,6 +325,25 @@ def test_a_dead_emulator_process_is_told_and_the_others_end() -> None:
         fleet.step(np.zeros(2, int))
     fleet.close()
     assert children() == before
+
+
+def test_what_is_asked_together_travels_as_one_message() -> None:
+    ours, theirs = Pipe()
+    line = workers.Line(ours)  # pyright: ignore[reportArgumentType]
+    line.ask("step", 1)
+    line.ask("step", 2)
+    assert not theirs.poll()
+    line.flush()
+    line.flush()
+    assert theirs.recv() == [("step", 1), ("step", 2)]
+    assert not theirs.poll()
+    theirs.send([("one", None), (None, TaskError("two"))])
+    assert line.answer() == "one"
+    with pytest.raises(TaskError, match="two"):
+        line.answer()
+    theirs.close()
+    with pytest.raises(RunError, match="has died"):
+        line.answer()
 
 
 def test_one_process_for_one_slot_and_more_for_more() -> None:

@@ -1,5 +1,9 @@
 """Whole episodes by quota: the same ones every time, whoever else plays."""
 
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -7,14 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from scaledq.core.errors import ConfigError, TaskError
+from scaledq.core.errors import ConfigError, RunError, TaskError
 from scaledq.core.outputs import Outputs
 from scaledq.core.protocol import Protocol
 from scaledq.core.seeds import episode_seed
-from scaledq.play.envs import make, make_fleet
+from scaledq.play.envs import Ahead, Fleet, Steps, make, make_fleet
 from scaledq.play.policy import Dice, NetPolicy, RandomPolicy
 from scaledq.play.rollout import Episode, disturb, ordered, play, play_on
-from scaledq.play.toy import TOYS, optimal_values, pictures, task
+from scaledq.play.toy import TOYS, ToyEnvs, optimal_values, pictures, task
+from scaledq.play.turns import make_turns
 
 TOY = Protocol(name="toy", epsilon=0.0)
 GAMES = ("Breakout", "Atlantis")  # both have four actions
@@ -95,7 +100,7 @@ def test_another_seed_gives_other_episodes() -> None:
 def test_a_fleet_that_has_played_plays_the_same_again() -> None:
     policy = RandomPolicy([task("chain"), task("maze")])
     fleet = make_fleet(policy.tasks, 4, SHORT, stack=1)
-    first, second = (list(play_on(fleet, policy, SHORT, episodes=6, seed=2)) for _ in range(2))
+    first, second = (list(play_on([fleet], policy, SHORT, episodes=6, seed=2)) for _ in range(2))
     assert first == second
 
 
@@ -163,3 +168,114 @@ def test_what_cannot_be_played_is_refused_before_anything_is_played() -> None:
         next(play(policy, ("toy:chain", "toy:maze"), TOY, episodes=1))
     with pytest.raises(ConfigError, match="at least one episode and one slot, got 0 and 8"):
         next(play(policy, ("toy:chain",), TOY, episodes=0))
+
+
+@contextmanager
+def turns(
+    names: tuple[str, ...], slots: int, protocol: Protocol, stack: int
+) -> Iterator[list[Fleet]]:
+    """On two processes, whatever this machine has."""
+    fleets = make_turns(names, slots, protocol, stack=stack, threads=2)
+    try:
+        yield fleets
+    finally:
+        for fleet in fleets:
+            fleet.close()
+
+
+@pytest.mark.parametrize("names", [GAMES, GAMES[:1]])
+def test_taking_turns_gives_the_episodes_of_lock_step(names: tuple[str, ...]) -> None:
+    policy, rules = network(names), replace(SHORT, step_cap=70)
+    one = make_fleet(names, 3, rules, stack=2, threads=1)
+    plain = list(play_on([one], policy, rules, episodes=7, seed=4))
+    one.close()
+    with turns(names, 3, rules, 2) as fleets:
+        assert [f.rows for f in fleets] == ([3, 3] if len(names) > 1 else [2, 1])
+        both = list(play_on(fleets, policy, rules, episodes=7, seed=4))
+    assert ordered(both, names) == ordered(plain, names)
+    assert len({(e.score, e.length) for e in plain}) > 1
+
+
+def test_slots_in_fleets_of_their_own_keep_names_and_quotas() -> None:
+    policy = RandomPolicy([task("chain")])
+    parts = (ToyEnvs("chain", 2, TOY), ToyEnvs("chain", 1, TOY))
+    fleets = [
+        Fleet([envs], stack=1, first=first) for envs, first in zip(parts, (0, 2), strict=True)
+    ]
+    apart = list(play_on(fleets, policy, TOY, episodes=7, seed=3))
+    whole = list(play(policy, ("toy:chain",), TOY, episodes=7, slots=3, seed=3))
+    assert ordered(apart, ("toy:chain",)) == ordered(whole, ("toy:chain",))
+    assert sorted(e.number for e in apart) == list(range(7))
+
+
+def test_many_tasks_make_fleets_that_are_whole_and_about_equal() -> None:
+    names = (*GAMES, "Pong", "Freeway", "Qbert")
+    with turns(names, 4, SHORT, 1) as fleets:
+        assert [[t.name for t in fleet.tasks] for fleet in fleets] == [
+            list(names[:2]),
+            list(names[2:]),
+        ]
+    with turns(("Pong",), 1, SHORT, 1) as fleets:
+        assert [fleet.names for fleet in fleets] == [[("Pong", 0)]]
+
+
+class Watched(ToyEnvs):
+    """The chain, which says how many steps and starts are under way, in all such."""
+
+    under_way = 0
+
+    def begin(self, mask: np.ndarray, seeds: np.ndarray) -> None:
+        self.frames = self.reset(mask, seeds)
+
+    def begun(self) -> np.ndarray:
+        Watched.under_way -= 1
+        return self.frames
+
+    def flush(self) -> None:
+        Watched.under_way += 1
+
+    def recv(self) -> Steps:
+        Watched.under_way -= 1
+        return super().recv()
+
+
+def test_the_others_work_while_one_is_answered() -> None:
+    busy: list[int] = []
+
+    class Asking(RandomPolicy):
+        def act(self, obs: np.ndarray, task: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+            busy.append(Watched.under_way)
+            return super().act(obs, task, uniform)
+
+    envs = [Watched("chain", 1, TOY) for _ in range(3)]
+    assert isinstance(envs[0], Ahead)
+    fleets = [Fleet([e], stack=1, first=slot) for slot, e in enumerate(envs)]
+    played = list(play_on(fleets, Asking([task("chain")]), TOY, episodes=6))
+    assert len(played) == 6
+    assert Watched.under_way == 0
+    assert busy[:15] == [2] * 15  # in the end, fewer fleets are left
+    assert sorted(busy, reverse=True) == busy
+
+
+def test_play_that_is_left_early_or_loses_a_process_leaves_none_behind() -> None:
+    policy, before = (
+        RandomPolicy([make(name, 1, SHORT, threads=1).task for name in GAMES]),
+        children(),
+    )
+    with turns(GAMES, 2, SHORT, 1) as fleets:
+        next(play_on(fleets, policy, SHORT, episodes=4))
+    assert children() == before
+    with turns(GAMES, 2, SHORT, 1) as fleets:
+        episodes = play_on(fleets, policy, SHORT, episodes=4)
+        next(episodes)
+        os.kill(min(children() - before), signal.SIGKILL)
+        with pytest.raises(RunError, match="emulator process has died"):
+            list(episodes)
+    assert children() == before
+
+
+def children() -> set[int]:
+    """Processes of ours that run."""
+    me = os.getpid()
+    with open(f"/proc/{me}/task/{me}/children") as file:
+        return {int(word) for word in file.read().split()}

@@ -14,7 +14,7 @@ from scaledq.nets.decoder import Decoder
 from scaledq.nets.transformer import Transformer, TransformerConfig
 from scaledq.play.envs import make_fleet
 from scaledq.play.policy import Dice
-from scaledq.play.rollout import play
+from scaledq.play.rollout import ordered, play, play_on
 from scaledq.play.sequence import SequencePolicy, best_return, expert_return, upper
 
 TASKS = ("toy:chain", "toy:maze")
@@ -155,6 +155,16 @@ def test_a_rollout_plays_it_the_same_twice_whatever_was_played_before(
     first, again = (list(play(policy, TASKS, RULES, episodes=6, slots=3, seed=4)) for _ in range(2))
     assert first == again
     assert len(first) == 12
+
+
+def test_in_turns_it_remembers_each_fleet_by_itself(net: Transformer) -> None:
+    policy = policy_of(net, keep=1)
+    fleets = [make_fleet([name], 3, RULES, stack=policy.stack) for name in TASKS]
+    both = list(play_on(fleets, policy, RULES, episodes=6, seed=4))
+    alone = [e for f in fleets for e in play_on([f], policy, RULES, episodes=6, seed=4)]
+    assert ordered(both, TASKS) == ordered(alone, TASKS)
+    assert [e.task for e in both] != sorted(e.task for e in both)  # they were played at once
+    assert len({e.length for e in both}) > 3
 
 
 def test_one_call_needs_the_history_and_gives_what_play_would(net: Transformer) -> None:

@@ -83,4 +83,4 @@ def picture(in_shape: tuple[int, ...], *, encoder: str) -> tuple[int, int, int]:
 def floats(obs: Shaped[Tensor, "B S *frame"], dtype: torch.dtype) -> Float[Tensor, "B S *frame"]:
     """What an encoder sees: uint8 divided by 255, all others taken as they are."""
     x = obs.to(dtype)
-    return x / 255 if obs.dtype == torch.uint8 else x
+    return x.div_(255) if obs.dtype == torch.uint8 else x

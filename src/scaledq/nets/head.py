@@ -3,7 +3,8 @@
 neck: spatial embedding -> fully connected layers -> unit norm -> times the feature scale.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from math import prod
 from typing import Literal
 
@@ -109,6 +110,8 @@ class TaskHeads(nn.Module):
         bound = width**-0.5
         self.weight = nn.Parameter(torch.empty(tasks, outputs, width).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(tasks, outputs).uniform_(-bound, bound))
+        self.needed: tuple[int, ...] | None = None
+        """How many of its outputs each task has a use for; `by_task` makes the others 0."""
 
     def forward(
         self, features: Float[Tensor, "B D"], task: Int[Tensor, "B"]
@@ -125,8 +128,15 @@ class TaskHeads(nn.Module):
         order = task.argsort(stable=True)
         counts = task.bincount(minlength=len(self.weight)).tolist()
         groups = zip(features[order].split(counts), self.weight, self.bias, strict=True)
-        answers = torch.cat([F.linear(rows, weight, bias) for rows, weight, bias in groups])
-        return answers[order.argsort()]
+        if self.needed is None:
+            answers = [F.linear(rows, weight, bias) for rows, weight, bias in groups]
+        else:
+            outputs = self.bias.shape[1]
+            answers = [
+                F.pad(F.linear(rows, weight[:needed], bias[:needed]), (0, outputs - needed))
+                for (rows, weight, bias), needed in zip(groups, self.needed, strict=True)
+            ]
+        return torch.cat(answers)[order.argsort()]
 
     def every_task(
         self, features: Float[Tensor, "B D"], task: Int[Tensor, "B"]
@@ -193,6 +203,21 @@ class Network(nn.Module):
             answer = self.heads[spec.name](own.get(spec.name, features), task)
             out[spec.name] = answer.unflatten(-1, (-1, spec.size)) if spec.per_action else answer
         return out
+
+    @contextmanager
+    def frugal(self) -> Iterator[None]:
+        """Meanwhile a CPU does not compute what heads say of actions that a row's task lacks: 0 it
+        is then. Other numbers may differ in their last bits."""
+        actions = self.available.sum(-1).tolist()
+        for spec in self.specs:
+            head = self.heads[spec.name]
+            if spec.per_action and isinstance(head, TaskHeads):
+                head.needed = tuple(spec.size * count for count in actions)
+        try:
+            yield
+        finally:
+            for head in self.heads.values():
+                head.needed = None  # pyright: ignore[reportArgumentType]
 
     def _casting(self, device: torch.device) -> AbstractContextManager[object]:
         if self.autocast is None:

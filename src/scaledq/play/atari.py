@@ -40,13 +40,22 @@ class AtariEnvs:
         game = setup(name, protocol)
         self._emulators: Emulators = There(crew, game, slots) if crew else Here(game, slots)
         self._clock = Clock(slots, protocol.step_cap)
+        self._mask = np.zeros(slots, bool)
 
     def reset(
         self, mask: Bool[np.ndarray, "slots"], seeds: Int[np.ndarray, "resets"]
     ) -> UInt8[np.ndarray, "slots 84 84"]:
+        self.begin(mask, seeds)
+        return self.begun()
+
+    def begin(self, mask: Bool[np.ndarray, "slots"], seeds: Int[np.ndarray, "resets"]) -> None:
         self._clock.start(mask)
+        self._mask = mask
+        self._emulators.begin(np.flatnonzero(mask), seeds)
+
+    def begun(self) -> UInt8[np.ndarray, "slots 84 84"]:
         frames = np.zeros((self.slots, *self.task.frame_shape), np.uint8)
-        frames[mask] = self._emulators.reset(np.flatnonzero(mask), seeds)
+        frames[self._mask] = self._emulators.begun()
         return frames
 
     def send(self, actions: Int[np.ndarray, "slots"]) -> None:
@@ -55,6 +64,9 @@ class AtariEnvs:
 
     def recv(self) -> Steps:
         return self._clock.tick(*self._emulators.recv())
+
+    def flush(self) -> None:
+        self._emulators.flush()
 
     def close(self) -> None:
         self._emulators.close()

@@ -3,9 +3,10 @@
 Shapes: R rows of a batch, S frames in a stack; `*frame` is the shape of one frame.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple, runtime_checkable
 from typing import Protocol as Interface
@@ -86,6 +87,23 @@ class Envs(Interface):
     def close(self) -> None: ...
 
 
+@runtime_checkable
+class Ahead(Envs, Interface):
+    """Environments that work while nobody waits for them, once `flush` has told them to."""
+
+    def begin(self, mask: Bool[np.ndarray, "slots"], seeds: Int[np.ndarray, "resets"]) -> None:
+        """Asks for what `reset` does."""
+        ...
+
+    def begun(self) -> Shaped[np.ndarray, "slots *frame"]:
+        """Waits for it."""
+        ...
+
+    def flush(self) -> None:
+        """Passes on what `begin` and `send` have asked for; until then it only gathers."""
+        ...
+
+
 def make(name: str, slots: int, protocol: Protocol, *, threads: int = 0) -> Envs:
     """The environments of a task, under a protocol.
 
@@ -114,15 +132,8 @@ def make_all(
     """
     if slots < 1:
         raise TaskError(f"need at least one slot a task, got {slots}")
-    games = [name for name in names if is_game(name)]
-    made: list[Envs] = []
-    with ExitStack() as opened:
-        crew = _crew(threads, slots * len(games)) if games else None
-        for name in names:
-            made.append(_make(name, slots, protocol, crew=crew))
-            opened.callback(made[-1].close)
-        opened.pop_all()
-    return made
+    crew = crew_of(names, slots, threads)
+    return open_all([(name, slots) for name in names], protocol, crew=crew)
 
 
 def is_game(name: str) -> bool:
@@ -130,10 +141,27 @@ def is_game(name: str) -> bool:
     return not name.startswith(("gym:", "toy:"))
 
 
-def _crew(threads: int, slots: int) -> "Crew | None":
+def crew_of(names: Sequence[str], slots: int, threads: int) -> "Crew | None":
+    """Processes for the games among so many slots of each task; None if this one is enough."""
+    games = sum(map(is_game, names))
+    if not games:
+        return None
     from scaledq.play.atari import enlist
 
-    return enlist(threads, slots)
+    return enlist(threads, slots * games)
+
+
+def open_all(
+    tasks: Sequence[tuple[str, int]], protocol: Protocol, *, crew: "Crew | None"
+) -> list[Envs]:
+    """So many slots of each of these tasks; all of them, or none stays open."""
+    made: list[Envs] = []
+    with ExitStack() as opened:
+        for name, slots in tasks:
+            made.append(_make(name, slots, protocol, crew=crew))
+            opened.callback(made[-1].close)
+        opened.pop_all()
+    return made
 
 
 def _make(name: str, slots: int, protocol: Protocol, *, crew: "Crew | None") -> Envs:
@@ -218,12 +246,15 @@ class Fleet:
     """Environments of several tasks as one flat batch of R rows, with stacks of frames.
 
     Rows are sorted by task, in the order given, then by slot.
+
+    Args:
+      first: the number of each task's first slot.
     """
 
-    def __init__(self, envs: Sequence[Envs], *, stack: int = 4):
+    def __init__(self, envs: Sequence[Envs], *, stack: int = 4, first: int = 0):
         _check_equal_frames([e.task for e in envs])
         self.envs = tuple(envs)
-        self.stack = stack
+        self.stack, self.first = stack, first
         slots = [e.slots for e in self.envs]
         self.task_index: Int[np.ndarray, "R"] = np.repeat(np.arange(len(slots)), slots)
         """Which of `envs` each row belongs to."""
@@ -233,7 +264,9 @@ class Fleet:
             (len(self.task_index), stack, *frame.frame_shape), frame.frame_dtype
         )
         """Each row's last S frames, zero before its episode's start; the next step rewrites it."""
+        self._ahead = [e for e in self.envs if isinstance(e, Ahead)]
         self._under_way: list[tuple[Envs, slice]] = []
+        self._starts: list[tuple[slice, np.ndarray, Callable[[], np.ndarray]]] = []
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -251,18 +284,35 @@ class Fleet:
     @property
     def names(self) -> list[tuple[str, int]]:
         """Each row's task and its slot in that task."""
-        return [(e.task.name, slot) for e in self.envs for slot in range(e.slots)]
+        return [(e.task.name, self.first + slot) for e in self.envs for slot in range(e.slots)]
 
     def reset(self, mask: Bool[np.ndarray, "R"], seeds: Int[np.ndarray, "resets"]) -> None:
         """Starts an episode in each row of `mask`, with one seed for each of them."""
+        self.begin(mask, seeds)
+        self.begun()
+
+    def begin(self, mask: Bool[np.ndarray, "R"], seeds: Int[np.ndarray, "resets"]) -> None:
+        """Starts what `reset` does; `begun` must follow before anything else is asked."""
         every = np.zeros(self.rows, np.int64)
         every[mask] = seeds
+        self._starts = []
         for envs, part in zip(self.envs, self.parts, strict=True):
             chosen = mask[part]
-            if chosen.any():
-                frames = envs.reset(chosen, every[part][chosen])
-                self.obs[part][chosen] = 0
-                self.obs[part][chosen, -1] = frames[chosen]
+            if not chosen.any():
+                continue
+            wait = partial(envs.reset, chosen, every[part][chosen])
+            if isinstance(envs, Ahead):
+                envs.begin(chosen, every[part][chosen])
+                wait = envs.begun
+            self._starts.append((part, chosen, wait))
+        self._flush()
+
+    def begun(self) -> None:
+        """Waits for the first frames of the episodes that `begin` started."""
+        for part, chosen, wait in self._starts:
+            frames = wait()
+            self.obs[part][chosen] = 0
+            self.obs[part][chosen, -1] = frames[chosen]
 
     def step(
         self, actions: Int[np.ndarray, "R"], *, live: Bool[np.ndarray, "N"] | None = None
@@ -290,6 +340,7 @@ class Fleet:
             check_actions(envs.task, actions[part], envs.slots)
         for envs, part in self._under_way:
             envs.send(actions[part])
+        self._flush()
 
     def recv(self) -> Steps:
         """Waits for the step that `send` started."""
@@ -308,6 +359,10 @@ class Fleet:
     def close(self) -> None:
         for envs in self.envs:
             envs.close()
+
+    def _flush(self) -> None:
+        for envs in self._ahead:
+            envs.flush()
 
 
 def _check_equal_frames(tasks: Sequence[Task]) -> None:

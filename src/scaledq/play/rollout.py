@@ -1,9 +1,12 @@
 """How a policy is let play: whole episodes, each slot its own quota, the same ones every time.
 
-Shapes: R rows of a fleet, N tasks.
+Where emulators have processes of their own, fleets take turns: while the policy answers one, the
+emulators of the others work. Shapes: R rows of a fleet, N tasks.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,8 +16,9 @@ from jaxtyping import Bool, Int
 from scaledq.core.errors import ConfigError
 from scaledq.core.protocol import Protocol
 from scaledq.core.seeds import episode_seed
-from scaledq.play.envs import Fleet, Steps, make_fleet
+from scaledq.play.envs import Fleet, Steps
 from scaledq.play.policy import Dice, Policy, index, note, scale, start
+from scaledq.play.turns import make_turns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,37 +62,62 @@ def play(
         raise ConfigError(f"need at least one episode and one slot, got {episodes} and {slots}")
     for task in tasks:
         index(policy, task)
-    fleet = make_fleet(tasks, min(slots, episodes), protocol, stack=policy.stack)
+    fleets = make_turns(tasks, min(slots, episodes), protocol, stack=policy.stack)
     try:
-        yield from play_on(fleet, policy, protocol, episodes=episodes, seed=seed)
+        yield from play_on(fleets, policy, protocol, episodes=episodes, seed=seed)
     finally:
-        fleet.close()
+        for fleet in fleets:
+            fleet.close()
 
 
 def play_on(
-    fleet: Fleet, policy: Policy, protocol: Protocol, *, episodes: int, seed: int = 0
+    fleets: Sequence[Fleet], policy: Policy, protocol: Protocol, *, episodes: int, seed: int = 0
 ) -> Iterator[Episode]:
     """As `play`, on environments that the caller made (under this protocol) and closes.
+
+    A copy of the policy plays each fleet: what it remembers is about those rows alone. Fleets whose
+    play is left early have work under way, and can only be closed.
+    """
+    slots = Counter(name for fleet in fleets for name, _ in fleet.names)
+    turns = deque(
+        _take_turns(fleet, copy(policy), protocol, Scoring(fleet, slots, episodes, seed))
+        for fleet in fleets
+    )
+    while turns:
+        turn = turns.popleft()
+        for episode in turn:
+            if episode is None:
+                turns.append(turn)
+                break
+            yield episode
+
+
+def _take_turns(
+    fleet: Fleet, policy: Policy, protocol: Protocol, score: "Scoring"
+) -> Iterator[Episode | None]:
+    """Plays one fleet to the end; None is another's turn, while this one's environments work.
 
     Every step asks the policy about all R rows, ended or not, so that no answer depends on which
     other rows have ended; a task that is through is not stepped any more.
     """
-    score = Scoring(fleet, episodes=episodes, seed=seed)
     heads = np.array([index(policy, task.name) for task in fleet.tasks])[fleet.task_index]
     count = np.array([task.actions for task in fleet.tasks])[fleet.task_index]
-    choice, chance = (Dice(seed, name, fleet.names) for name in ("choice", "epsilon"))
-    fleet.reset(score.playing, score.seeds(score.playing))
+    choice, chance = (Dice(score.seed, name, fleet.names) for name in ("choice", "epsilon"))
     start(policy, fleet.rows)
-    step = 0
+    begun, step = score.playing, 0
     while score.playing.any():
+        if begun.any():
+            fleet.begin(begun, score.seeds(begun))
+            yield None
+            fleet.begun()
         actions = policy.act(fleet.obs, heads, choice.at(step))
         actions = disturb(actions, count, chance.at(step), epsilon=protocol.epsilon)
-        steps = fleet.step(actions, live=score.live)
+        fleet.send(actions, live=score.live)
+        yield None
+        steps = fleet.recv()
         note(policy, actions, steps)
         yield from score.add(steps)
         begun = steps.ended & score.playing
-        if begun.any():
-            fleet.reset(begun, score.seeds(begun))
         step += 1
 
 
@@ -111,11 +140,15 @@ def ordered(episodes: Iterable[Episode], tasks: Sequence[str]) -> list[Episode]:
 
 
 class Scoring:
-    """Which row plays which of its episodes, and what it has scored in it so far."""
+    """Which row plays which of its episodes, and what it has scored in it so far.
 
-    def __init__(self, fleet: Fleet, *, episodes: int, seed: int):
+    Args:
+      slots: how many each task has in all fleets together.
+    """
+
+    def __init__(self, fleet: Fleet, slots: Mapping[str, int], episodes: int, seed: int):
         self.fleet, self.seed = fleet, seed
-        self._slots = np.array([fleet.envs[task].slots for task in fleet.task_index])
+        self._slots = np.array([slots[task] for task, _ in fleet.names])
         slot = np.array([slot for _, slot in fleet.names])
         self._quota = episodes // self._slots + (slot < episodes % self._slots)
         self._index = np.zeros(fleet.rows, np.int64)

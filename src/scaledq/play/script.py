@@ -7,7 +7,7 @@ Shapes: R rows, t steps; `*frame` is the shape of one frame.
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from scaledq.core.protocol import Protocol
 from scaledq.play.envs import Envs, Reel, check_actions, is_game, make
 
 if TYPE_CHECKING:
-    from scaledq.play.workers import Crew
+    from scaledq.play.workers import Crew, Line
 
 
 class Cast:
@@ -87,39 +87,39 @@ class _Troupe:
 
     def __init__(self, crew: "Crew"):
         self._crew, self._number = crew, crew.open()
-        self._line: dict[int, Connection] = {}
-        self._asked: dict[Connection, deque[int]] = {line: deque() for line in crew.lines}
+        self._line: dict[int, Line] = {}
+        self._asked: dict[Line, deque[int]] = {line: deque() for line in crew.lines}
 
     def hire(self, games: dict[int, str], protocol: Protocol) -> None:
         """Opens each row's game in some process."""
         from scaledq.play.atari import setup
-        from scaledq.play.workers import ask
 
         lines = self._crew.lines
         for place, (row, name) in enumerate(games.items()):
             self._line[row] = lines[place % len(lines)]
-            ask(self._line[row], "cast", row, setup(name, protocol), protocol.step_cap)
-            self._asked[self._line[row]].append(row)
+            self._ask("cast", row, setup(name, protocol), protocol.step_cap)
         faults = [self._fault() for _ in games]  # all of them: no answer may be left
         for fault in filter(None, faults):
             raise fault
 
     def send(self, row: int, actions: np.ndarray, seed: int | None) -> None:
-        from scaledq.play.workers import ask
-
-        ask(self._line[row], "play", row, actions, seed)
-        self._asked[self._line[row]].append(row)
+        self._ask("play", row, actions, seed)
 
     def recv(self) -> tuple[int, Reel]:
         """The row that answers first, and its answer."""
         return self._next()
 
     def _next(self) -> tuple[int, Any]:
-        from scaledq.play.workers import answer
+        asked: list[Any] = [line for line, rows in self._asked.items() if rows]
+        line: Line = wait(asked)[0]  # pyright: ignore[reportAssignmentType]
+        return self._asked[line].popleft(), line.answer()
 
-        line = wait([line for line, rows in self._asked.items() if rows])[0]
-        assert isinstance(line, Connection)
-        return self._asked[line].popleft(), answer(line)
+    def _ask(self, verb: str, row: int, *given: object) -> None:
+        """At once, in a message of its own: rows do not wait for one another."""
+        line = self._line[row]
+        line.ask(verb, row, *given)
+        line.flush()
+        self._asked[line].append(row)
 
     def close(self) -> None:
         self._crew.close(self._number)

@@ -7,6 +7,8 @@ Shapes: k slots, in blocks of neighbours, one block for each process.
 import contextlib
 import subprocess
 import sys
+from collections import deque
+from collections.abc import Iterator
 from itertools import pairwise
 from multiprocessing.connection import Connection
 from socket import socketpair
@@ -27,10 +29,17 @@ Answer = tuple[Frames, Float[np.ndarray, "k"], Bool[np.ndarray, "k"]]
 
 
 class Emulators(Interface):
-    """k emulators of one game. Between `send` and `recv` nothing else may be asked."""
+    """k emulators of one game: one thing is asked at a time, and its result taken before the next.
 
-    def reset(self, slots: Int[np.ndarray, "resets"], seeds: Int[np.ndarray, "resets"]) -> Frames:
-        """Starts episodes in these slots; returns the first frames of these alone."""
+    Where they are in other processes, they work from `flush` on.
+    """
+
+    def begin(self, slots: Int[np.ndarray, "resets"], seeds: Int[np.ndarray, "resets"]) -> None:
+        """Starts episodes in these slots."""
+        ...
+
+    def begun(self) -> Frames:
+        """The first frames of what `begin` started."""
         ...
 
     def send(self, actions: Int[np.ndarray, "k"]) -> None: ...
@@ -39,19 +48,25 @@ class Emulators(Interface):
         """Frames, rewards, and where the game is over."""
         ...
 
+    def flush(self) -> None: ...
+
     def close(self) -> None: ...
 
 
 class Here:
-    """Emulators in this process: they work when `recv` is called."""
+    """Emulators in this process: they work when a result is wanted."""
 
     def __init__(self, setup: Setup, slots: int):
         self._emulators = [Emulator(setup) for _ in range(slots)]
         self._actions = np.full(slots, REST)
+        self._starts: list[tuple[int, int]] = []
 
-    def reset(self, slots: Int[np.ndarray, "resets"], seeds: Int[np.ndarray, "resets"]) -> Frames:
-        frames = np.zeros((len(slots), SIDE, SIDE), np.uint8)
-        for row, (slot, seed) in enumerate(zip(slots.tolist(), seeds.tolist(), strict=True)):
+    def begin(self, slots: Int[np.ndarray, "resets"], seeds: Int[np.ndarray, "resets"]) -> None:
+        self._starts = list(zip(slots.tolist(), seeds.tolist(), strict=True))
+
+    def begun(self) -> Frames:
+        frames = np.zeros((len(self._starts), SIDE, SIDE), np.uint8)
+        for row, (slot, seed) in enumerate(self._starts):
             frames[row] = self._emulators[slot].reset(seed)
         return frames
 
@@ -67,8 +82,52 @@ class Here:
                 frames[slot], reward[slot], over[slot] = self._emulators[slot].step(action)
         return frames, reward, over
 
+    def flush(self) -> None:
+        """Nobody else is to be told."""
+
     def close(self) -> None:
         self._emulators.clear()
+
+
+class Line:
+    """The way to a process of a crew. What is asked waits for `flush`, or until an answer is
+    wanted, and then travels as one message; so do its answers, in the order of the questions.
+
+    Raises:
+      RunError: the process has died.
+    """
+
+    def __init__(self, connection: Connection):
+        self._connection = connection
+        self._asked: list[tuple[object, ...]] = []
+        self._answers: deque[tuple[Any, ScaledQError | None]] = deque()
+
+    def ask(self, *request: object) -> None:
+        self._asked.append(request)
+
+    def flush(self) -> None:
+        asked, self._asked = self._asked, []
+        if asked:
+            with _alive():
+                self._connection.send(asked)
+
+    def answer(self) -> Any:
+        """What was asked for first; raises what that raised."""
+        self.flush()
+        while not self._answers:
+            with _alive():
+                self._answers.extend(self._connection.recv())
+        answer, error = self._answers.popleft()
+        if error is not None:
+            raise error
+        return answer
+
+    def fileno(self) -> int:
+        """So that one can wait for it."""
+        return self._connection.fileno()
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 class Crew:
@@ -80,7 +139,7 @@ class Crew:
 
     def __init__(self, processes: int):
         self.processes = processes
-        self.lines: list[Connection] = []
+        self.lines: list[Line] = []
         self._running: list[subprocess.Popen] = []
         self._games: set[int] = set()
         self._opened = 0
@@ -106,9 +165,9 @@ class Crew:
 
 
 class There:
-    """Emulators in the processes of a crew, which work from `send` on.
+    """Emulators in the processes of a crew.
 
-    Several games may share a crew; what was sent first must be received first.
+    Several games may share a crew; what was asked first must be received first.
 
     Raises:
       TaskError: as Emulator.
@@ -124,7 +183,8 @@ class There:
         self._parts = [slice(a, b) for a, b in pairwise(self._edges.tolist())]
         try:
             for line, part in self._blocks():
-                ask(line, "open", self.game, setup, part.stop - part.start)
+                line.ask("open", self.game, setup, part.stop - part.start)
+                line.flush()
             faults = [_fault(line) for line in self._lines]  # all of them: no answer may be left
             for fault in filter(None, faults):
                 raise fault
@@ -132,36 +192,41 @@ class There:
             self.crew.close(self.game)
             raise
 
-    def reset(self, slots: Int[np.ndarray, "resets"], seeds: Int[np.ndarray, "resets"]) -> Frames:
-        frames = np.empty((len(slots), SIDE, SIDE), np.uint8)
-        rows = [np.flatnonzero((slots >= p.start) & (slots < p.stop)) for p in self._parts]
-        for (line, part), chosen in zip(self._blocks(), rows, strict=True):
-            ask(line, "reset", self.game, slots[chosen] - part.start, seeds[chosen])
-        for line, chosen in zip(self._lines, rows, strict=True):
-            frames[chosen] = answer(line)
+    def begin(self, slots: Int[np.ndarray, "resets"], seeds: Int[np.ndarray, "resets"]) -> None:
+        self._starts = [np.flatnonzero((slots >= p.start) & (slots < p.stop)) for p in self._parts]
+        for (line, part), chosen in zip(self._blocks(), self._starts, strict=True):
+            line.ask("reset", self.game, slots[chosen] - part.start, seeds[chosen])
+
+    def begun(self) -> Frames:
+        frames = np.empty((sum(map(len, self._starts)), SIDE, SIDE), np.uint8)
+        for line, chosen in zip(self._lines, self._starts, strict=True):
+            frames[chosen] = line.answer()
         return frames
 
     def send(self, actions: Int[np.ndarray, "k"]) -> None:
         for line, part in self._blocks():
-            ask(line, "step", self.game, actions[part])
+            line.ask("step", self.game, actions[part])
 
     def recv(self) -> Answer:
-        answers = [answer(line) for line in self._lines]
+        answers = [line.answer() for line in self._lines]
         frames, reward, over = (np.concatenate(part) for part in zip(*answers, strict=True))
         return frames, reward, over
 
-    def close(self) -> None:
+    def flush(self) -> None:
         for line in self._lines:
-            with contextlib.suppress(RunError):  # whoever has died has closed its games
-                ask(line, "close", self.game)
-                answer(line)
+            line.flush()
+
+    def close(self) -> None:
+        """Does not wait for what is still under way."""
+        for line in self._lines:
+            line.ask("close", self.game)
         self.crew.close(self.game)
 
-    def _blocks(self) -> list[tuple[Connection, slice]]:
+    def _blocks(self) -> list[tuple[Line, slice]]:
         return list(zip(self._lines, self._parts, strict=True))
 
 
-def _start() -> tuple[Connection, subprocess.Popen]:
+def _start() -> tuple[Line, subprocess.Popen]:
     """The line to a process in `serve`, in a session of its own that Ctrl-C does not reach."""
     ours, theirs = socketpair()
     order = f"import sys; sys.path[:] = {sys.path!r}; sys.modules['gymnasium'] = None\n"
@@ -169,68 +234,63 @@ def _start() -> tuple[Connection, subprocess.Popen]:
     command = [sys.executable, "-c", order]
     process = subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True)
     theirs.close()
-    return Connection(ours.detach()), process
+    return Line(Connection(ours.detach())), process
 
 
 def serve(line: int) -> None:
     """What a worker does: answers until nobody asks any more.
 
-    Every answer is a pair: what was asked for and None, or None and the error.
+    Every answer is a pair: what was asked for and None, or None and the error. Closing has none.
     """
     connection = Connection(line)
     games: dict[int, Here | Game] = {}
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
-            request = connection.recv()
-            try:
-                connection.send((_do(games, *request), None))
-            except ScaledQError as error:
-                connection.send((None, error))
+            answers = [_do(games, *request) for request in connection.recv()]
+            connection.send([answer for answer in answers if answer])
 
 
-def _do(games: dict[int, Here | Game], verb: str, number: int, *given: Any) -> Any:
-    if verb == "open":
-        games[number] = Here(*given)
-    elif verb == "cast":
-        games[number] = Game(*given)
-    elif verb == "close":
-        games.pop(number)
-    else:
-        return _ask_game(games[number], verb, *given)
-    return None
+def _do(
+    games: dict[int, Here | Game], verb: str, number: int, *given: Any
+) -> tuple[Any, ScaledQError | None] | None:
+    try:
+        match verb:
+            case "open":
+                games[number] = Here(*given)
+            case "cast":
+                games[number] = Game(*given)
+            case "close":
+                del games[number]
+                return None
+            case _:
+                return _ask_game(games[number], verb, *given), None
+    except ScaledQError as error:
+        return None, error
+    return None, None
 
 
 def _ask_game(game: Here | Game, verb: str, *given: Any) -> Any:
     if isinstance(game, Game):
         return game.play(*given)
     if verb == "reset":
-        return game.reset(*given)
+        game.begin(*given)
+        return game.begun()
     game.send(*given)
     return game.recv()
 
 
-def ask(line: Connection, *request: object) -> None:
-    """Asks a process of a crew for something; RunError if it has died."""
+@contextlib.contextmanager
+def _alive() -> Iterator[None]:
+    """RunError where a process turns out to be dead."""
     try:
-        line.send(request)
-    except OSError as error:
+        yield
+    except (EOFError, OSError) as error:
         raise RunError("an emulator process has died; was it killed, or out of memory?") from error
 
 
-def _fault(line: Connection) -> ScaledQError | None:
+def _fault(line: Line) -> ScaledQError | None:
     try:
-        answer(line)
+        line.answer()
     except ScaledQError as fault:
         return fault
     return None
-
-
-def answer(line: Connection) -> Any:
-    """What was asked for first; raises what that raised, or RunError if the process has died."""
-    try:
-        answer, error = line.recv()
-    except (EOFError, OSError) as fault:
-        raise RunError("an emulator process has died; was it killed, or out of memory?") from fault
-    if error is not None:
-        raise error
-    return answer

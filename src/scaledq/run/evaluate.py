@@ -1,10 +1,13 @@
 """What a run's policy scores when it plays, and what the behaviour in its logs scored."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
+import torch
 from pydantic import TypeAdapter
+from torch import nn
 
 from scaledq.core.atari import games
 from scaledq.core.config import from_json, to_json
@@ -13,6 +16,7 @@ from scaledq.core.progress import Progress
 from scaledq.core.protocol import Protocol
 from scaledq.data.store import Log, Store
 from scaledq.data.view import View
+from scaledq.nets.head import HEADS, Network
 from scaledq.play.policy import Selection
 from scaledq.play.rollout import play
 from scaledq.play.score import ScoreRow, read_scores, write_scores
@@ -21,6 +25,9 @@ from scaledq.run.folder import SCORES, Run, open_run
 
 SEED = 1_000
 """Of evaluation, so that no episode repeats one that a recording with a small seed has seen."""
+
+SMALL = 5_000_000
+"""Weights, without heads, up to which a network answers faster than its games are emulated."""
 
 
 def evaluate(  # noqa: PLR0913  (what plays and how, what it plays and how often)
@@ -57,22 +64,34 @@ def evaluate(  # noqa: PLR0913  (what plays and how, what it plays and how often
             raise TaskError(f"{run.name} knows no task {task!r}; {suggest(task, known)}")
     selection = selection or run.config.selection
     rows: list[ScoreRow] = []
-    with Progress(f"play {method_name(run, selection, keep)}", len(chosen) * episodes) as bar:
+    label, total = f"play {method_name(run, selection, keep)}", len(chosen) * episodes
+    with Progress(label, total, parts=lambda: standing(rows, chosen, episodes)) as bar:
         if on == "ray":
             how = (episodes, to_json(protocol), selection, keep, seed)
             pieces = {task: (str(run.folder.absolute()), task, *how) for task in chosen}
-            for task, answer in spread(_remote, pieces, gpu=0.25):
+            for _, answer in spread(_remote, pieces, gpu=0.25):
                 new = TypeAdapter(list[ScoreRow]).validate_json(answer)
                 rows += new
                 _store(run, new)
-                bar.show(len(rows), f"{task} {sum(r.score for r in new) / len(new):,.0f}")
+                bar.show(len(rows))
             return rows
         how = {"episodes": episodes, "selection": selection, "keep": keep, "seed": seed}
         for row in _play(run, chosen, protocol, **how):
             rows.append(row)
-            bar.show(len(rows), f"{row.task} {row.score:,.0f}")
+            bar.show(len(rows))
     _store(run, rows)
     return rows
+
+
+def standing(rows: Sequence[ScoreRow], tasks: Sequence[str], episodes: int) -> list[str]:
+    """How many of its episodes each task has played so far, and their mean score."""
+    scores: dict[str, list[float]] = {task: [] for task in tasks}
+    for row in rows:
+        scores[row.task].append(row.score)
+    return [
+        f"{task} {len(own)}/{episodes}" + (f"  {sum(own) / len(own):,.1f}" if own else "")
+        for task, own in scores.items()
+    ]
 
 
 def _play(
@@ -87,8 +106,25 @@ def _play(
 ) -> Iterator[ScoreRow]:
     method = method_name(run, selection, keep)
     policy = run.policy(selection=selection, keep=keep)
-    for episode in play(policy, tasks, protocol, episodes=episodes, seed=seed):
-        yield ScoreRow.of(episode, run=run.name, method=method, protocol=protocol)
+    with hastened(run.network):
+        for episode in play(policy, tasks, protocol, episodes=episodes, seed=seed):
+            yield ScoreRow.of(episode, run=run.name, method=method, protocol=protocol)
+
+
+@contextmanager
+def hastened(net: nn.Module) -> Iterator[None]:
+    """A network at play among emulators, which work at the same time: a small one computes on a
+    quarter of torch's threads and leaves them the other cores; a large one, whose games wait for
+    it, on all. What nobody asks of its heads is left out."""
+    threads = torch.get_num_threads()
+    weights = sum(p.numel() for name, p in net.named_parameters() if not name.startswith(HEADS))
+    if weights <= SMALL:
+        torch.set_num_threads(max(1, threads // 4))
+    try:
+        with net.frugal() if isinstance(net, Network) else nullcontext():
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _remote(

@@ -1,0 +1,150 @@
+"""Evaluation's speed beside ALE's own vector environment, which steps the same games on all cores.
+
+Bar: at least 0.8 of the bare environments' steps/s, with the quick scale's smallest network and
+all games in one evaluation. Beside each ratio stands a bound: the CPU time of a bare step over that
+of a bare step and the network's answer together. No order of the work can beat it, but an emulation
+that is cheaper than the bare one, or whose cores wait less for one another, can.
+"""
+
+import argparse
+import resource
+from contextlib import ExitStack
+from dataclasses import replace
+
+import numpy as np
+import torch
+from ale_py.vector_env import AtariVectorEnv
+
+from scaledq.core import atari
+from scaledq.core.atari import with_role
+from scaledq.core.protocol import QUICK, Protocol
+from scaledq.core.seeds import stream
+from scaledq.nets.impala import ImpalaConfig
+from scaledq.nets.resnet import ResNetConfig
+from scaledq.play.envs import Fleet
+from scaledq.play.policy import NetPolicy
+from scaledq.play.rollout import play_on
+from scaledq.play.turns import make_turns
+from scaledq.run import assemble
+from scaledq.run.evaluate import hastened
+from scaledq.study.scales import QUICK_RUN, small_impala, small_resnet
+from timing import alternate, median, report
+
+GAMES, SLOTS, EPISODES, STEPS, REPEATS = ("Breakout", "Pong", "Seaquest", "Freeway"), 8, 16, 250, 3
+ENCODERS: dict[str, ResNetConfig | ImpalaConfig] = {
+    "resnet8": small_resnet(8),
+    "resnet16": small_resnet(16),
+    "impala3x4": small_impala(3, 4),
+}
+"""The neck and the C51 heads are those of the quick scale: 512 units, 51 atoms."""
+RULES = replace(QUICK, name="benchmark")
+
+
+class Bare:
+    """Random play in ALE's own environments, a game after the other: nothing kept.
+
+    Each call goes on where the one before stopped: seeding them loads their ROMs anew.
+    """
+
+    def __init__(self, games: tuple[str, ...], steps: int):
+        self.steps, self.total = steps, len(games) * SLOTS * steps
+        self.envs = {game: _bare(game) for game in games}
+        self.cpu: list[float] = []
+        """Seconds a step of each call, of all threads together."""
+
+    def __call__(self) -> None:
+        before = _cpu()
+        for game, envs in self.envs.items():
+            count = atari.task(game).actions
+            for row in np.random.default_rng(0).integers(count, size=(self.steps, SLOTS)):
+                envs.step(row)
+        self.cpu.append((_cpu() - before) / self.total)
+
+
+def _bare(game: str) -> AtariVectorEnv:
+    envs = AtariVectorEnv(
+        atari.parse(game)[0].rom,
+        num_envs=SLOTS,
+        repeat_action_probability=RULES.sticky,
+        noop_max=0,
+        use_fire_reset=False,
+        reward_clipping=False,
+    )
+    envs.reset(seed=np.arange(SLOTS))
+    return envs
+
+
+def _cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+class Evaluation:
+    """A network that has learnt nothing, sampled so that its play varies as random play does."""
+
+    def __init__(self, fleets: list[Fleet], games: tuple[str, ...], name: str, rules: Protocol):
+        self.fleets, self.rules, self.total = fleets, rules, 0
+        tasks = tuple(map(atari.task, games))
+        cfg = replace(QUICK_RUN, encoder=ENCODERS[name], tasks=games)
+        torch.manual_seed(0)
+        self.net = assemble.network(cfg, tasks).eval()
+        policy = assemble.policy(cfg, self.net, selection="sampled", device="cpu")
+        assert isinstance(policy, NetPolicy)
+        self.policy = policy
+
+    def __call__(self) -> None:
+        with hastened(self.net):
+            played = play_on(self.fleets, self.policy, self.rules, episodes=EPISODES)
+            self.total = sum(episode.length for episode in played)
+
+    def cpu(self) -> float:
+        """Seconds that the network alone takes for a row, in fleets like these."""
+        fleet, chance = self.fleets[0], stream(0, "cpu")
+        obs = chance.integers(256, size=fleet.obs.shape, dtype=np.uint8)
+        uniform = chance.random(fleet.rows)
+        with hastened(self.net):
+            before = _cpu()
+            for _ in range(50):
+                self.policy.act(obs, fleet.task_index, uniform)
+            return (_cpu() - before) / 50 / fleet.rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--games", nargs="+", default=GAMES, help="40: all that the paper trains on"
+    )
+    parser.add_argument("--steps", type=int, default=STEPS, help="of each slot and of an episode")
+    parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=list(ENCODERS))
+    parser.add_argument("--repeats", type=int, default=REPEATS)
+    given = parser.parse_args()
+    games = with_role("train40") if given.games == ["40"] else tuple(given.games)
+    bare, rules = Bare(games, given.steps), replace(RULES, step_cap=given.steps)
+    with ExitStack() as opened:
+        fleets = make_turns(games, SLOTS, rules)
+        for fleet in fleets:
+            opened.callback(fleet.close)
+        works = {name: Evaluation(fleets, games, name, rules) for name in given.encoders}
+        taken = alternate(bare, *works.values(), repeats=given.repeats)
+        bare_cpu = median(bare.cpu)
+        net_cpu = {n: median([w.cpu() for _ in range(given.repeats)]) for n, w in works.items()}
+    reference = bare.total / median(taken[0])
+    report(
+        "evaluate",
+        games=len(games),
+        rows=[fleet.rows for fleet in fleets],
+        bare_steps_per_s=round(reference),
+        bare_cpu_us=round(bare_cpu * 1e6),
+        **{
+            name: {
+                "to_bare": round(work.total / median(times) / reference, 3),
+                "bound": round(bare_cpu / (bare_cpu + net_cpu[name]), 3),
+                "net_cpu_us": round(net_cpu[name] * 1e6),
+            }
+            for (name, work), times in zip(works.items(), taken[1:], strict=True)
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
