@@ -104,8 +104,6 @@ def _onnx(path: Path) -> Found:
         raise RunError("ONNX Runtime is not installed: pip install 'scaledq[onnx]'") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    # Its threads would otherwise burn the cores that whoever asks for actions needs.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
