@@ -177,6 +177,11 @@ MINI = replace(
     held_out=MINI_HELD_OUT,
     held_out_view=View(rows=Uniform(fraction=0.1)),
     variants=("Freeway:m1d0", "Breakout:m12d0"),
+    online=replace(
+        QUICK_SCALE.online,
+        slots=2,
+        replay=replace(QUICK_SCALE.online.replay, train_every=16),
+    ),
     tuning=1_000,
     data=("scaledq ingest action-log logs --store store",),
 )
