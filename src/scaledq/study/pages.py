@@ -206,14 +206,19 @@ def _results(parts: Sequence[str]) -> str:
 def _markdown(asked: Asked, out: Path) -> str:
     """One study's section; its figures lie beside `out`."""
     study, scale = asked.plan.study, asked.plan.scale
-    lines = [f"## {study.title} (scale `{scale.name}`)\n", f"{study.question}\n"]
+    games = ", ".join(asked.plan.tasks)
+    lines = [f"## {study.title} (scale `{scale.name}`)\n", f"{study.question} Here: {games}.\n"]
     try:
         found = gather(asked.plan, asked.place)
     except DataError as error:
         return "\n".join([*lines, f"Not run: {error}.\n"])
     summary, *others = draw.every_table(found)
     laws = [table for table in others if table.name != "claims"]
-    by_task = [table for panel in found.panels for table in study_tables.by_task(found, panel)]
+    by_task = [
+        replace(table, caption=f"On {panel} data: {table.caption}")
+        for panel in found.panels
+        for table in study_tables.by_task(found, panel)
+    ]
     for table in (_narrow(summary), *by_task, *laws):
         lines += [f"{table.caption}.\n".replace("..", "."), tables.markdown(table)]
     for drawing in draw.drawings(found):
