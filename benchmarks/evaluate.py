@@ -32,6 +32,7 @@ from timing import alternate, median, report
 
 GAMES, SLOTS, EPISODES, STEPS, REPEATS = ("Breakout", "Pong", "Seaquest", "Freeway"), 8, 16, 250, 3
 ENCODERS: dict[str, ResNetConfig | ImpalaConfig] = {
+    "resnet4": small_resnet(4),
     "resnet8": small_resnet(8),
     "resnet16": small_resnet(16),
     "impala3x4": small_impala(3, 4),

@@ -206,7 +206,7 @@ def _results(parts: Sequence[str]) -> str:
 def _markdown(asked: Asked, out: Path) -> str:
     """One study's section; its figures lie beside `out`."""
     study, scale = asked.plan.study, asked.plan.scale
-    games = ", ".join(asked.plan.tasks)
+    games = ", ".join(asked.plan.tasks or scale.run.tasks)
     lines = [f"## {study.title} (scale `{scale.name}`)\n", f"{study.question} Here: {games}.\n"]
     try:
         found = gather(asked.plan, asked.place)
