@@ -1,7 +1,7 @@
 """How a policy answers over HTTP: routes, limits, a token, health and metrics.
 
 `scaledq serve RUN` listens on loopback unless told otherwise. What the network computes together
-is decided in batching.py, what a body means in wire.py.
+is decided in batching.py, what a body means in wire.py, what the API says of itself in schema.py.
 """
 
 import asyncio
@@ -21,9 +21,10 @@ from pydantic import TypeAdapter, ValidationError
 from scaledq.core.config import config
 from scaledq.core.errors import ConfigError, RunError, suggest
 from scaledq.play.policy import NetPolicy, choose
+from scaledq.run import schema
 from scaledq.run.batching import Batcher, BusyError
 from scaledq.run.card import Card
-from scaledq.run.wire import JSON, OCTETS, RequestError, answer, observations
+from scaledq.run.wire import JSON, RequestError, answer, observations
 
 try:
     import uvicorn
@@ -146,9 +147,9 @@ def app(policy: NetPolicy, card: Card, cfg: ServeConfig, *, token: str | None = 
     acting = Acting(policy, card, cfg, batcher, meters)
     working = Route(ACT, acting, methods=["POST"])
     api.router.routes.append(working)
-    api.openapi()["paths"][ACT] = {"post": _acting_schema(card)}
+    api.openapi()["paths"][ACT] = {"post": schema.acting(card)}
     if token:
-        _require_token(api.openapi())
+        schema.require_token(api.openapi(), but=OPEN)
 
     async def entrance(scope: Scope, receive: Receive, send: Send) -> None:
         """Past FastAPI's own machinery, if that is where it is going: half of a request's time."""
@@ -160,15 +161,6 @@ def app(policy: NetPolicy, card: Card, cfg: ServeConfig, *, token: str | None = 
             await api(scope, receive, send)
 
     return Guard(entrance, meters=meters, token=token)
-
-
-def _require_token(schema: dict[str, Any]) -> None:
-    """Says in the API's own schema that every path but one wants the token."""
-    schemes = schema.setdefault("components", {}).setdefault("securitySchemes", {})
-    schemes["token"] = {"type": "http", "scheme": "bearer"}
-    for path, methods in schema["paths"].items():
-        for method in methods.values() if path != OPEN else ():
-            method["security"] = [{"token": []}]
 
 
 class Acting:
@@ -281,40 +273,6 @@ class Guard:
         return hmac.compare_digest(given, self.expected or b"")
 
 
-ERROR = {
-    "content": {
-        JSON: {
-            "schema": {
-                "type": "object",
-                "required": ["error"],
-                "properties": {"error": {"type": "string"}},
-            }
-        }
-    }
-}
-REFUSALS = {
-    400: "not JSON",
-    401: "no token, or another one",
-    404: "no such task",
-    408: "the body did not arrive in time",
-    413: "too large a body",
-    415: "another media type",
-    422: "no observation of this task",
-    503: "too many rows are waiting; Retry-After says when to come again",
-}
-ACTIONS = {
-    "type": "object",
-    "required": ["actions"],
-    "properties": {
-        "actions": {"type": "array", "items": {"type": "integer", "minimum": 0}},
-        "values": {
-            "type": "array",
-            "items": {"type": "array", "items": {"type": ["number", "null"]}},
-        },
-    },
-}
-
-
 def _add_routes(api: FastAPI, card: Card, meters: Meters) -> None:
     about = [
         {
@@ -325,7 +283,9 @@ def _add_routes(api: FastAPI, card: Card, meters: Meters) -> None:
         }
         for task in card.tasks
     ]
-    guarded: dict[int | str, dict[str, Any]] = {401: {"description": REFUSALS[401], **ERROR}}
+    guarded: dict[int | str, dict[str, Any]] = {
+        401: {"description": schema.REFUSALS[401], **schema.ERROR}
+    }
 
     @api.get(OPEN)
     async def health() -> dict[str, str]:
@@ -341,45 +301,6 @@ def _add_routes(api: FastAPI, card: Card, meters: Meters) -> None:
     async def tasks() -> list[dict[str, Any]]:
         """The tasks, their actions, and what an observation is."""
         return about
-
-
-def _acting_schema(card: Card) -> dict[str, Any]:
-    """What FastAPI would say of the route that works, were it one of its own."""
-    refusals = {str(n): {"description": text, **ERROR} for n, text in REFUSALS.items()}
-    done = {"description": "one action a row", "content": {JSON: {"schema": ACTIONS}}}
-    task = {"name": "task", "in": "path", "required": True, "schema": {"type": "string"}}
-    values = {"type": "boolean", "default": False}
-    return {
-        "summary": "Actions",
-        "description": "The policy's action for each row of observations, and on demand the values "
-        "of all.",
-        "operationId": "actions",
-        "parameters": [task, {"name": "values", "in": "query", "schema": values}],
-        "requestBody": _request_body(card),
-        "responses": {"200": done, **refusals},
-    }
-
-
-def _request_body(card: Card) -> dict[str, Any]:
-    task = card.tasks[0]
-    whole = np.dtype(task.frame_dtype).kind in "iu"
-    numbers: dict[str, Any] = {"type": "integer" if whole else "number"}
-    if whole:
-        limits = np.iinfo(task.frame_dtype)
-        numbers |= {"minimum": int(limits.min), "maximum": int(limits.max)}
-    else:
-        numbers |= {"minimum": -1e30, "maximum": 1e30}
-    for size in reversed((card.stack, *task.frame_shape)):
-        numbers = {"type": "array", "items": numbers, "minItems": size, "maxItems": size}
-    obs = {"type": "array", "items": numbers, "minItems": 1}
-    body = {
-        "type": "object",
-        "required": ["obs"],
-        "properties": {"obs": obs},
-        "additionalProperties": False,
-    }
-    octets = {"schema": {"type": "string", "format": "binary"}}
-    return {"required": True, "content": {JSON: {"schema": body}, OCTETS: octets}}
 
 
 def _error(status: int, message: str, *, retry: int | None = None) -> JSONResponse:
