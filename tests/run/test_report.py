@@ -21,7 +21,7 @@ from scaledq.play.toy import random_log, task
 from scaledq.run.config import RunConfig
 from scaledq.run.evaluate import evaluate
 from scaledq.run.films import films, telling
-from scaledq.run.folder import METRICS, WEIGHTS, Run, open_run
+from scaledq.run.folder import METRICS, WEIGHTS, Run, open_run, write_run
 from scaledq.run.report import report
 from scaledq.run.train import train
 
@@ -57,6 +57,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
     stopped, unplayed, played = (train(replace(cfg, seed=s), folder / "runs") for s in range(3))
     for name in (METRICS, WEIGHTS):
         (stopped.folder / name).unlink()
+    write_run(replace(stopped, facts={k: v for k, v in stopped.facts.items() if k != "weights"}))
     evaluate(played, episodes=2)
     return [open_run(run.folder) for run in (stopped, unplayed, played)]
 

@@ -104,14 +104,16 @@ def test_scores_alone_tell_what_the_whole_runs_told_and_are_not_made_again(
         note_behaviour(wanted.plan, place)
         write_asked(wanted, logs.parent / "told" / name)
         shutil.copytree(logs.parent / "told" / name, tmp_path / "told" / name)
-    write_results(sorted((logs.parent / "told").iterdir()), tmp_path / "whole.md")
+    write_results(sorted((logs.parent / "told").iterdir()), tmp_path / "whole" / "results.md")
     for file in (*place.runs.glob("*.jsonl"), *place.runs.glob("*/*.json*")):
         kept = tmp_path / "runs" / file.relative_to(place.runs)
         kept.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, kept)
-    write_results(sorted((tmp_path / "told").iterdir()), tmp_path / "kept.md")
-    assert (tmp_path / "kept.md").read_text() == (tmp_path / "whole.md").read_text()
-    assert "%" in (tmp_path / "kept.md").read_text()
+    write_results(sorted((tmp_path / "told").iterdir()), tmp_path / "kept" / "results.md")
+    assert (tmp_path / "kept" / "results.md").read_text() == (
+        tmp_path / "whole" / "results.md"
+    ).read_text()
+    assert "%" in (tmp_path / "kept" / "results.md").read_text()
     here = Place(tmp_path / "runs", (str(logs),))
     wanted = asked("fig8", here).plan
     assert execute(wanted, here) == {}
