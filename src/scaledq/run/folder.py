@@ -148,8 +148,9 @@ def finish(run: Run, weights: Mapping[str, Tensor], *, seconds: float) -> Run:
     done = replace(run, facts={**run.facts, "seconds": round(seconds, 1)})
     write_run(done)
     save_weights(run.folder / WEIGHTS, weights, {"run": run.name})
-    done = replace(done, facts={**done.facts, "weights": done.weights})
-    if run.facts.get("weights", done.weights) != done.weights:
+    digest = done.weights
+    done = replace(done, facts={**done.facts, "weights": digest})
+    if run.facts.get("weights", digest) != digest:
         (run.folder / SCORES).unlink(missing_ok=True)
     write_run(done)
     return done

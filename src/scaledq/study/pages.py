@@ -195,7 +195,7 @@ def write_results(folders: Sequence[Path], out: Path) -> None:
 def _results(parts: Sequence[str]) -> str:
     return "\n".join([
         "# Results\n",
-        "Generated from score rows by `scaledq report studies/* logs/*/ --out docs/results.md`; "
+        "Generated from score rows by `scaledq report`; "
         "do not edit. Every row says its scale, seeds, steps and hardware: numbers made at a small "
         "scale are not the paper's. Brackets are 95 % stratified bootstrap intervals: over "
         "training seeds where there are two or more, else over the episodes of the only one.\n",
