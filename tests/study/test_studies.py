@@ -89,6 +89,8 @@ def test_a_study_runs_once_and_is_drawn(name: str, place: Place, tmp_path: Path)
     write_results([tmp_path / name], tmp_path / "results.md")
     told = (tmp_path / "results.md").read_text()
     assert "scale `smoke`" in told
+    for claim in wanted.plan.study.claims:
+        assert told.count(f"| {name} | {claim.text} |") == 1
     assert told.count(": cannot be told") + told.count(": not run here") == len(
         wanted.plan.study.claims
     )

@@ -15,7 +15,7 @@ from scaledq.core.files import write_atomic
 from scaledq.report import figures, tables
 from scaledq.report.content import Health, ReportData, Section
 from scaledq.report.page import page
-from scaledq.report.tables import Table
+from scaledq.report.tables import Cell, Column, Table
 from scaledq.run.films import films
 from scaledq.run.folder import Run
 from scaledq.run.report import health_of
@@ -183,8 +183,10 @@ def write_results(folders: Sequence[Path], out: Path) -> None:
       RunError: a folder that is neither a study's nor a recording's.
     """
     recorded = [c for f in folders if recordings.is_recording(f) for c in recordings.curves(f)]
-    studies = [folder for folder in folders if not recordings.is_recording(folder)]
-    parts = [_markdown(read_asked(folder), out) for folder in studies]
+    studies = [read_asked(folder) for folder in folders if not recordings.is_recording(folder)]
+    found = [_gathered(asked) for asked in studies]
+    parts = _glance([results for results in found if isinstance(results, Results)])
+    parts += [_markdown(asked, results, out) for asked, results in zip(studies, found, strict=True)]
     if recorded:
         picture = out.with_name(f"{out.stem}-recordings.svg")
         figures.save(recordings.drawing(recorded), picture)
@@ -203,15 +205,49 @@ def _results(parts: Sequence[str]) -> str:
     ])  # fmt: skip
 
 
-def _markdown(asked: Asked, out: Path) -> str:
+def _gathered(asked: Asked) -> Results | DataError:
+    """What is known of a study, or why nothing is."""
+    try:
+        return gather(asked.plan, asked.place)
+    except DataError as error:
+        return error
+
+
+def _glance(found: Sequence[Results]) -> list[str]:
+    """Every claim once, with its verdict; nothing where no study makes one."""
+    rows: dict[tuple[Cell, ...], tuple[Cell, ...]] = {}
+    for results in found:
+        study = results.plan.study
+        for claim, here, difference, _, source, _ in study_tables.verdicts(results).rows:
+            row = (study.name, claim, here, difference, source)
+            rows.setdefault((claim, source, study.tasks), row)  # figure 5 repeats those of figure 2
+    if not rows:
+        return []
+    table = Table(
+        name="glance",
+        caption="",
+        columns=(
+            Column("study"), Column("claim"), Column("here"), Column("difference", digits=3),
+            Column("claimed in"),
+        ),
+        rows=tuple(rows.values()),
+    )  # fmt: skip
+    return [
+        "## The claims at a glance\n",
+        "A claim holds, or does not, where the 95 % interval of the difference over two seeds or "
+        "more leaves out 0. Differences are of the study's own statistic; of raw scores, how far "
+        "the probability of improvement lies above one half.\n",
+        tables.markdown(table),
+    ]
+
+
+def _markdown(asked: Asked, found: Results | DataError, out: Path) -> str:
     """One study's section; its figures lie beside `out`."""
     study, scale = asked.plan.study, asked.plan.scale
     games = ", ".join(asked.plan.tasks or scale.run.tasks)
     lines = [f"## {study.title} (scale `{scale.name}`)\n", f"{study.question} Here: {games}.\n"]
-    try:
-        found = gather(asked.plan, asked.place)
-    except DataError as error:
-        return "\n".join([*lines, f"Not run: {error}.\n"])
+    if isinstance(found, DataError):
+        return "\n".join([*lines, f"Not run: {found}.\n"])
     summary, *others = draw.every_table(found)
     laws = [table for table in others if table.name != "claims"]
     by_task = [

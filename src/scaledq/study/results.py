@@ -38,7 +38,7 @@ class Results:
     runs: dict[tuple[Panel, str], tuple[Run, ...]]
     """The finished runs of each arm, seed by seed."""
     missing: tuple[str, ...]
-    """A sentence for each arm that is not complete."""
+    """Sentences on what is not complete."""
     resamples: int = 2000
 
     def rng(self, *names: str) -> np.random.Generator:
@@ -120,10 +120,12 @@ def gather(plan: Plan, place: Place, *, resamples: int = 2000) -> Results:
             played, remark = _logged(arm, plan, place)
             missing += [remark] if remark else []
         found_rows.setdefault(arm.panel, []).extend(played)
-    for (panel, label), done in runs.items():
-        seeds = len({run.config.seed for run in done})
-        if seeds < wanted[label]:
-            missing.append(f"{label} ({panel}): {seeds} of {wanted[label]} seeds are done.")
+    short = [
+        f"{label} ({panel}) {seeds} of {wanted[label]}"
+        for (panel, label), done in runs.items()
+        if (seeds := len({run.config.seed for run in done})) < wanted[label]
+    ]
+    missing += [f"Seeds done where some are missing: {'; '.join(short)}."] if short else []
     recorded = [entry.arm.label for entry in plan.entries if not entry.jobs]
     trained = {panel: any(runs.get((panel, a.label)) for a in plan.study.arms) for panel in
                plan.study.panels}  # fmt: skip
