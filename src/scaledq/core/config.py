@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import MISSING, dataclass
+from functools import cache
 from typing import Any, TypeVar, dataclass_transform
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -15,6 +16,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 from scaledq.core.errors import ConfigError, suggest
 
 T = TypeVar("T")
+
+adapter = cache(TypeAdapter)
+"""What reads and writes values of a type; making one takes longer than thousands of uses."""
 
 by_kind = Field(discriminator="kind")
 """Tells the members of a union apart: `Annotated[ScaledQL | BehaviourCloning, by_kind]`."""
@@ -29,7 +33,7 @@ def config(cls: type[T]) -> type[T]:
 
 def to_json(value: object) -> bytes:
     """Canonical JSON: same config, same bytes, on every machine."""
-    return TypeAdapter(type(value)).dump_json(value, indent=2)
+    return adapter(type(value)).dump_json(value, indent=2)
 
 
 def from_json(cls: type[T], data: bytes | str) -> T:
@@ -39,7 +43,7 @@ def from_json(cls: type[T], data: bytes | str) -> T:
       ConfigError: naming the path of the first unknown, missing or mistyped field.
     """
     try:
-        return TypeAdapter(cls).validate_json(data, strict=True)
+        return adapter(cls).validate_json(data, strict=True)
     except ValidationError as error:
         raise ConfigError(explain(error, cls)) from error
 
@@ -88,7 +92,7 @@ def departures(value: Any) -> Any:
 def _names(cls: Any) -> set[str]:
     """Every field name that occurs in `cls` or in a config nested in it."""
     names: set[str] = set()
-    schema = TypeAdapter(cls).json_schema()
+    schema = adapter(cls).json_schema()
     for part in [schema, *schema.get("$defs", {}).values()]:
         names.update(part.get("properties", {}))
     return names

@@ -6,10 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from scaledq.core import journal
-from scaledq.core.config import config, fingerprint, from_json
+from scaledq.core.config import adapter, config, fingerprint, from_json
 from scaledq.core.errors import ConfigError, RunError
 from scaledq.core.files import write_atomic
 from scaledq.core.protocol import PRESETS, Protocol
@@ -65,7 +63,7 @@ def read_scores(path: Path) -> list[ScoreRow]:
 
 def write_scores(path: Path, rows: Iterable[ScoreRow]) -> None:
     """Replaces the file, whole or not at all."""
-    write_atomic(path, "".join(TypeAdapter(ScoreRow).dump_json(r).decode() + "\n" for r in rows))
+    write_atomic(path, "".join(adapter(ScoreRow).dump_json(r).decode() + "\n" for r in rows))
 
 
 def append_scores(path: Path, rows: Iterable[ScoreRow]) -> None:
