@@ -78,6 +78,12 @@ def test_checkpoints_are_candidates_and_equal_choices_are_reproducible(
     }
 
 
+def test_an_evaluation_that_looks_less_far_than_the_horizon_says_so() -> None:
+    assert QUICK.caution(0.9) == QUICK.caution(0.93) == ""
+    assert "moves 15 times" in QUICK.caution(0.95)
+    assert "horizon of 100" in FQEConfig().caution(0.99)
+
+
 def test_what_cannot_be_compared_is_refused(run: RunConfig, tmp_path: Path) -> None:
     one = train(replace(run, steps=1), tmp_path)
     other = train(replace(run, steps=1, tasks=run.tasks[:1]), tmp_path)

@@ -33,8 +33,9 @@ class Select:
         from scaledq.run.select import select
 
         cfg = override(FQEConfig(), overrides, prog="scaledq select")
+        runs = [open_run(path) for path in self.runs]
         verdicts = select(
-            [open_run(path) for path in self.runs],
+            runs,
             stores=self.store,
             every_checkpoint=self.checkpoints,
             cfg=cfg,
@@ -45,6 +46,8 @@ class Select:
             print(f"{place:>3}  {v.gain:+.2f} [{v.low:+.2f}, {v.high:+.2f}]  {share}  {v.name}")
             for line in v.health:
                 print(f"     {line}")
+        if caution := cfg.caution(runs[0].config.transitions.gamma):
+            print(caution)
         if self.out:
             content = [asdict(v) | {"folder": str(v.folder)} for v in verdicts]
             write_atomic(self.out, json.dumps(content, indent=2))

@@ -52,6 +52,18 @@ class FQEConfig:
                 f"{self.replicates}, {self.lr} and {self.fraction}"
             )
 
+    def caution(self, gamma: float) -> str:
+        """What to say where the target moves fewer times than a horizon, 1 / (1 - gamma), has
+        decisions: each time it sees about one decision further. Empty where it moves as often."""
+        moves, wanted = self.steps * self.fraction, 1 / max(1 - gamma, 1e-6)
+        if moves >= wanted:
+            return ""
+        return (
+            f"careful: the target moves {moves:,.0f} times and sees as many decisions ahead; "
+            f"gamma {gamma:g} has a horizon of {wanted:,.0f}, and several are better: "
+            "raise --steps or --fraction"
+        )
+
     def head(self, policies: int) -> HeadSpec:
         """What the network must answer: a number for each action, policy and replicate."""
         return HeadSpec(name="q", size=policies * self.replicates)
