@@ -11,6 +11,7 @@ from scaledq.data.view import Episodes, First, Span, Uniform, View
 from scaledq.learn.bc import BehaviourCloning
 from scaledq.nets.head import NeckConfig
 from scaledq.nets.mlp import MLPConfig
+from scaledq.nets.transformer import TransformerConfig
 from scaledq.run import assemble
 from scaledq.run.config import Online, RunConfig
 from scaledq.run.replay import Replay
@@ -62,6 +63,16 @@ def test_parameters_are_those_of_the_network_that_is_built(name: str) -> None:
     tasks = tuple(Task(name=task, actions=6, frame_shape=(84, 84)) for task in cfg.tasks)
     built = sum(p.numel() for p in assemble.network(cfg, tasks).parameters())
     assert cost(cfg, tasks).parameters == built
+
+
+@pytest.mark.parametrize("name", ["dt", "dt_large", "bc_transformer", "dt_on_cpc"])
+def test_dropout_costs_nothing(name: str) -> None:
+    cfg = RECIPES[name](PAPER)
+    assert isinstance(cfg.encoder, TransformerConfig)
+    tasks = (Task(name="a", actions=6, frame_shape=(84, 84)),)
+    assert cfg.encoder.dropout > 0
+    plain = replace(cfg, encoder=replace(cfg.encoder, dropout=0.0))
+    assert cost(cfg, tasks) == cost(plain, tasks)
 
 
 def test_hours_are_operations_over_speed() -> None:

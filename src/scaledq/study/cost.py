@@ -78,10 +78,10 @@ def _ask(net: nn.Module, cfg: RunConfig, task: Task) -> None:
     frames = torch.zeros(1, cfg.sequences.context, *task.frame_shape)
     steps = torch.zeros(1, cfg.sequences.context, dtype=torch.int64)
     match cfg.objective:
-        case DecisionTransformer():
-            net(frames, index, steps, steps, index)
+        case DecisionTransformer():  # dropout costs next to nothing, and is drawn as well
+            net.eval()(frames, index, steps, steps, index)
         case SequenceCloning():
-            net(frames, index, steps, steps)
+            net.eval()(frames, index, steps, steps)
         case MAE():  # what it hides is drawn, and nothing can be drawn without memory
             here = (torch.zeros(t.shape, dtype=t.dtype, device="cpu") for t in (obs, index))
             net.to_empty(device="cpu")(*here, noise=0)
