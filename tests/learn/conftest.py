@@ -5,14 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from hypothesis import settings
 from torch import Tensor, nn
 
 from scaledq.core.batch import Batch
 from scaledq.core.outputs import HeadSpec, Outputs
-
-settings.register_profile("scaledq", deadline=None)  # how busy a machine is proves nothing
-settings.load_profile("scaledq")
 
 GAMMA = 0.5
 ACTIONS = (2, 3)  # of the two tasks

@@ -106,7 +106,8 @@ class Scores:
 def group(
     rows: Iterable[Mapping[str, Any]], *, recorded: Collection[str] = (BEHAVIOUR, RANDOM)
 ) -> Scores:
-    """Groups score rows by method, task and run, in order of appearance.
+    """Groups score rows by method and run, in order of appearance, and by task, by name: which
+    episode ends first, or which arm is there, must change neither a table nor a bootstrap's draws.
 
     Args:
       rows: of one protocol, but for methods in `recorded`: logs have a protocol of their own, which
@@ -128,7 +129,7 @@ def group(
         raise DataError("no score rows; `scaledq evaluate RUN` makes them")
     return Scores(
         methods=tuple(protocols),
-        tasks=tuple(dict.fromkeys(task for _, task in found)),
+        tasks=tuple(sorted({task for _, task in found})),
         protocol=_one_protocol({m: p for m, p in protocols.items() if m not in recorded}),
         recorded={m: tuple(p) for m, p in protocols.items() if m in recorded},
         episodes={
