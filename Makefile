@@ -19,7 +19,7 @@ test: install  ## What CI runs.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	$(BIN)/pytest -n 2 -q
+	$(BIN)/pytest -n 3 --dist worksteal -q
 
 fuzz: install  ## 1,000 broken files of every source format; CI makes 150 of each.
 	SCALEDQ_FUZZ=1000 $(BIN)/pytest -q tests/data/sources/test_fuzz.py

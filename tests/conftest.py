@@ -1,4 +1,4 @@
-"""Two workers share two cores: one thread each, in the tests and in the processes they start."""
+"""Workers share the cores: one thread each, in the tests and in the processes they start."""
 
 import os
 
