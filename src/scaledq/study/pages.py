@@ -248,14 +248,14 @@ def _markdown(asked: Asked, found: Results | DataError, out: Path) -> str:
     lines = [f"## {study.title} (scale `{scale.name}`)\n", f"{study.question} Here: {games}.\n"]
     if isinstance(found, DataError):
         return "\n".join([*lines, f"Not run: {found}.\n"])
-    summary, *others = draw.every_table(found)
-    laws = [table for table in others if table.name != "claims"]
+    laws = study_tables.laws(found)
     by_task = [
         replace(table, caption=f"On {panel} data: {table.caption}")
         for panel in found.panels
         for table in study_tables.by_task(found, panel)
     ]
-    for table in (_narrow(summary), *by_task, *laws):
+    shown = (_narrow(study_tables.summary(found)), *by_task, *([laws] if laws.rows else []))
+    for table in shown:
         lines += [f"{table.caption}.\n".replace("..", "."), tables.markdown(table)]
     for drawing in draw.drawings(found):
         picture = out.with_name(f"{out.stem}-{study.name}-{drawing.name}.svg")
