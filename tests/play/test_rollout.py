@@ -61,7 +61,24 @@ def test_the_best_play_of_two_tasks_scores_one_each_time() -> None:
     assert [e.score for e in episodes] == [1.0] * 10
     assert {e.length for e in episodes} == {5}
     assert {e.ended for e in episodes} == {"terminated"}
-    assert set(policy.asked) == {4}  # the batch is the same, whoever has ended
+    assert set(policy.asked) == {4}  # it may remember: all rows, whoever has ended
+
+
+def test_a_network_is_asked_about_the_rows_that_still_play() -> None:
+    policy, asked = network(GAMES), []
+
+    class Counting(NetPolicy):
+        def act(self, obs: np.ndarray, task: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+            assert len(obs) == len(task) == len(uniform)
+            asked.extend(task.tolist())
+            return super().act(obs, task, uniform)
+
+    counting = Counting(policy.net, policy.preferences, GAMES, stack=2, selection="sampled")
+    rules = replace(SHORT, step_cap=60)
+    alike = [list(play(p, GAMES, rules, episodes=5, slots=2, seed=5)) for p in (policy, counting)]
+    assert alike[0] == alike[1]
+    steps = [sum(e.length for e in alike[0] if e.task == name) for name in GAMES]
+    assert [asked.count(head) for head in (0, 1)] == steps
 
 
 def test_every_slot_plays_its_own_quota() -> None:

@@ -15,8 +15,9 @@ from scaledq.nets.mlp import MLPConfig
 from scaledq.play.score import ScoreRow, read_scores
 from scaledq.play.toy import task
 from scaledq.run import assemble
+from scaledq.run.apart import SMALL, hastened
 from scaledq.run.config import RunConfig
-from scaledq.run.evaluate import SMALL, evaluate, hastened, standing
+from scaledq.run.evaluate import evaluate, standing
 from scaledq.run.folder import SCORES, WEIGHTS, Run, open_run, write_run
 
 

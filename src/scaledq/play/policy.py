@@ -13,7 +13,7 @@ from typing import Protocol as Interface
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from scaledq.core.errors import TaskError, suggest
@@ -153,6 +153,21 @@ class NetPolicy:
                 f"need observations of {dtype} [R {' '.join(map(str, shape))}], got {obs.dtype} "
                 f"{list(obs.shape)}"
             )
+
+
+def ask(
+    policy: Policy, obs: Obs, task: Rows, uniform: Uniform, *, rows: Bool[np.ndarray, "R"]
+) -> Rows:
+    """Actions of the masked rows, other rows' mean nothing.
+
+    A network is asked about no other rows. How many there are decides the last bits of its answers,
+    so a tie of two actions may fall otherwise. Policies that may remember are asked about all.
+    """
+    if rows.all() or not isinstance(policy, NetPolicy):
+        return policy.act(obs, task, uniform)
+    actions = np.zeros(len(rows), np.int64)
+    actions[rows] = policy.act(obs[rows], task[rows], uniform[rows])
+    return actions
 
 
 def index(policy: Policy, task: str) -> int:

@@ -17,8 +17,11 @@ from scaledq.core.errors import ConfigError
 from scaledq.core.protocol import Protocol
 from scaledq.core.seeds import episode_seed
 from scaledq.play.envs import Fleet, Steps
-from scaledq.play.policy import Dice, Policy, index, note, scale, start
+from scaledq.play.policy import Dice, Policy, ask, index, note, scale, start
 from scaledq.play.turns import make_turns
+
+SLOTS = 8
+"""Episodes of a task that are under way at once, unless more are asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +49,7 @@ def play(
     protocol: Protocol,
     *,
     episodes: int,
-    slots: int = 8,
+    slots: int = SLOTS,
     seed: int = 0,
 ) -> Iterator[Episode]:
     """Plays each task to the end `episodes` times and yields episodes as they end.
@@ -71,14 +74,23 @@ def play(
 
 
 def play_on(
-    fleets: Sequence[Fleet], policy: Policy, protocol: Protocol, *, episodes: int, seed: int = 0
+    fleets: Sequence[Fleet],
+    policy: Policy,
+    protocol: Protocol,
+    *,
+    episodes: int,
+    seed: int = 0,
+    slots: Mapping[str, int] | None = None,
 ) -> Iterator[Episode]:
     """As `play`, on environments that the caller made (under this protocol) and closes.
 
     A copy of the policy plays each fleet: what it remembers is about those rows alone. Fleets whose
     play is left early have work under way, and can only be closed.
+
+    Args:
+      slots: how many each task has, where these fleets do not have them all.
     """
-    slots = Counter(name for fleet in fleets for name, _ in fleet.names)
+    slots = slots or Counter(name for fleet in fleets for name, _ in fleet.names)
     turns = deque(
         _take_turns(fleet, copy(policy), protocol, Scoring(fleet, slots, episodes, seed))
         for fleet in fleets
@@ -97,8 +109,8 @@ def _take_turns(
 ) -> Iterator[Episode | None]:
     """Plays one fleet to the end; None is another's turn, while this one's environments work.
 
-    Every step asks the policy about all R rows, ended or not, so that no answer depends on which
-    other rows have ended; a task that is through is not stepped any more.
+    A row that is through is not stepped any more, and a network is not asked about it: the long
+    last episodes of a few rows cost what those cost.
     """
     heads = np.array([index(policy, task.name) for task in fleet.tasks])[fleet.task_index]
     count = np.array([task.actions for task in fleet.tasks])[fleet.task_index]
@@ -110,7 +122,7 @@ def _take_turns(
             fleet.begin(begun, score.seeds(begun))
             yield None
             fleet.begun()
-        actions = policy.act(fleet.obs, heads, choice.at(step))
+        actions = ask(policy, fleet.obs, heads, choice.at(step), rows=score.playing)
         actions = disturb(actions, count, chance.at(step), epsilon=protocol.epsilon)
         fleet.send(actions, live=score.live)
         yield None

@@ -147,8 +147,8 @@ class Crew:
     def open(self) -> int:
         """A number for one more game."""
         if not self._games:
-            started = [_start() for _ in range(self.processes)]
-            self.lines = [line for line, _ in started]
+            started = [spawn("scaledq.play.workers", "serve") for _ in range(self.processes)]
+            self.lines = [Line(connection) for connection, _ in started]
             self._running = [process for _, process in started]
         self._opened += 1
         self._games.add(self._opened)
@@ -226,15 +226,16 @@ class There:
         return list(zip(self._lines, self._parts, strict=True))
 
 
-def _start() -> tuple[Line, subprocess.Popen]:
-    """The line to a process in `serve`, in a session of its own that Ctrl-C does not reach."""
+def spawn(module: str, function: str) -> tuple[Connection, subprocess.Popen]:
+    """The connection to a process that runs that function, with the number of its own end, in a
+    session of its own that Ctrl-C does not reach."""
     ours, theirs = socketpair()
     order = f"import sys; sys.path[:] = {sys.path!r}; sys.modules['gymnasium'] = None\n"
-    order += f"from scaledq.play.workers import serve; serve({theirs.fileno()})"
+    order += f"from {module} import {function}; {function}({theirs.fileno()})"
     command = [sys.executable, "-c", order]
     process = subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True)
     theirs.close()
-    return Line(Connection(ours.detach())), process
+    return Connection(ours.detach()), process
 
 
 def serve(line: int) -> None:

@@ -1,13 +1,10 @@
 """What a run's policy scores when it plays, and what the behaviour in its logs scored."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
-import torch
 from pydantic import TypeAdapter
-from torch import nn
 
 from scaledq.core.atari import games
 from scaledq.core.config import from_json, to_json
@@ -16,18 +13,15 @@ from scaledq.core.progress import Progress
 from scaledq.core.protocol import Protocol
 from scaledq.data.store import Log, Store
 from scaledq.data.view import View
-from scaledq.nets.head import HEADS, Network
 from scaledq.play.policy import Selection
 from scaledq.play.rollout import play
 from scaledq.play.score import ScoreRow, read_scores, write_scores
+from scaledq.run.apart import Work, hastened, play_apart, processes_for
 from scaledq.run.cluster import On, spread
 from scaledq.run.folder import SCORES, Run, open_run
 
 SEED = 1_000
 """Of evaluation, so that no episode repeats one that a recording with a small seed has seen."""
-
-SMALL = 5_000_000
-"""Weights, without heads, up to which a network answers faster than its games are emulated."""
 
 
 def evaluate(  # noqa: PLR0913  (what plays and how, what it plays and how often)
@@ -63,20 +57,21 @@ def evaluate(  # noqa: PLR0913  (what plays and how, what it plays and how often
         if task not in known:
             raise TaskError(f"{run.name} knows no task {task!r}; {suggest(task, known)}")
     selection = selection or run.config.selection
+    folder = str(run.folder.absolute())
+    work = Work(folder, chosen, protocol, episodes, selection=selection, keep=keep, seed=seed)
     rows: list[ScoreRow] = []
     label, total = f"play {method_name(run, selection, keep)}", len(chosen) * episodes
     with Progress(label, total, parts=lambda: standing(rows, chosen, episodes)) as bar:
         if on == "ray":
             how = (episodes, to_json(protocol), selection, keep, seed)
-            pieces = {task: (str(run.folder.absolute()), task, *how) for task in chosen}
+            pieces = {task: (work.folder, task, *how) for task in chosen}
             for _, answer in spread(_remote, pieces, gpu=0.25):
                 new = TypeAdapter(list[ScoreRow]).validate_json(answer)
                 rows += new
                 _store(run, new)
                 bar.show(len(rows))
             return rows
-        how = {"episodes": episodes, "selection": selection, "keep": keep, "seed": seed}
-        for row in _play(run, chosen, protocol, **how):
+        for row in _play(run, work, processes_for(work, run.network)):
             rows.append(row)
             bar.show(len(rows))
     _store(run, rows)
@@ -94,37 +89,17 @@ def standing(rows: Sequence[ScoreRow], tasks: Sequence[str], episodes: int) -> l
     ]
 
 
-def _play(
-    run: Run,
-    tasks: Sequence[str],
-    protocol: Protocol,
-    *,
-    episodes: int,
-    selection: Selection,
-    keep: int | None,
-    seed: int,
-) -> Iterator[ScoreRow]:
-    method = method_name(run, selection, keep)
-    policy = run.policy(selection=selection, keep=keep)
+def _play(run: Run, work: Work, processes: int = 1) -> Iterator[ScoreRow]:
+    method = method_name(run, work.selection, work.keep)
+    policy = run.policy(selection=work.selection, keep=work.keep)
+    how = {"episodes": work.episodes, "slots": work.slots, "seed": work.seed}
     with hastened(run.network):
-        for episode in play(policy, tasks, protocol, episodes=episodes, seed=seed):
-            yield ScoreRow.of(episode, run=run.name, method=method, protocol=protocol)
-
-
-@contextmanager
-def hastened(net: nn.Module) -> Iterator[None]:
-    """A network at play among emulators, which work at the same time: a small one computes on a
-    quarter of torch's threads and leaves them the other cores; a large one, whose games wait for
-    it, on all. What nobody asks of its heads is left out."""
-    threads = torch.get_num_threads()
-    weights = sum(p.numel() for name, p in net.named_parameters() if not name.startswith(HEADS))
-    if weights <= SMALL:
-        torch.set_num_threads(max(1, threads // 4))
-    try:
-        with net.frugal() if isinstance(net, Network) else nullcontext():
-            yield
-    finally:
-        torch.set_num_threads(threads)
+        if processes > 1:
+            episodes = play_apart(work, processes)
+        else:
+            episodes = play(policy, work.tasks, work.protocol, **how)
+        for episode in episodes:
+            yield ScoreRow.of(episode, run=run.name, method=method, protocol=work.protocol)
 
 
 def _remote(
@@ -138,9 +113,9 @@ def _remote(
 ) -> bytes:
     """One task's episodes, on whatever machine this runs."""
     rules = from_json(Protocol, protocol)
-    how = {"episodes": episodes, "selection": selection, "keep": keep, "seed": seed}
-    rows = _play(open_run(folder), (task,), rules, **how)
-    return TypeAdapter(list[ScoreRow]).dump_json(list(rows))
+    work = Work(folder, (task,), rules, episodes, selection=selection, keep=keep, seed=seed)
+    rows = list(_play(open_run(folder), work))
+    return TypeAdapter(list[ScoreRow]).dump_json(rows)
 
 
 def _store(run: Run, rows: Sequence[ScoreRow]) -> None:
