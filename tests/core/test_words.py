@@ -143,6 +143,18 @@ def test_a_journal_survives_a_cut_line_and_names_a_damaged_one(tmp_path: Path) -
     path.write_text('{"step": 0}\nnonsense\n{"step": 1}\n')
     with pytest.raises(RunError, match="line 2"):
         list(journal.read(path))
+    path.write_text('{"step": 0}\n[1]\n')
+    with pytest.raises(RunError, match="line 2 is no JSON object"):
+        list(journal.read(path))
+    path.write_bytes(b'{"step": 0}\n\xff\n')
+    with pytest.raises(RunError, match="byte 12 is no text"):
+        list(journal.read(path))
+
+
+def test_a_negative_seed_is_refused() -> None:
+    for draw in (lambda: stream(-1, "x"), lambda: episode_seed(-1, "Pong", 0, 0)):
+        with pytest.raises(ConfigError, match="seed: need 0 or more, got -1"):
+            draw()
 
 
 def test_arrays_of_seeds_differ() -> None:

@@ -48,6 +48,14 @@ def test_a_log_is_read_back_bit_for_bit(task, place, tmp_path, random_rows, writ
     assert log.manifest.source == {"made": "by a test"}
 
 
+def test_a_store_may_be_named_by_a_way_that_goes_up(tmp_path, random_rows, write) -> None:
+    (tmp_path / "inner").mkdir()
+    rows = random_rows(PICTURE, 200, seed=0)
+    write(tmp_path / "inner" / ".." / "store", PICTURE, rows)
+    assert_holds(only_log(tmp_path / "inner" / ".." / "store"), rows)
+    assert_holds(only_log(tmp_path / "store"), rows)
+
+
 @settings(max_examples=25, deadline=None)
 @given(cuts=st.lists(st.integers(0, 90), max_size=8), flushes=st.integers(0, 255))
 def test_portions_and_flushes_leave_no_trace(cuts, flushes) -> None:

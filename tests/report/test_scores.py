@@ -122,6 +122,11 @@ def test_a_score_that_is_no_number_is_refused(change: dict[str, Any], words: str
         sc.group([row | change])
 
 
+def test_an_episode_that_is_there_twice_is_refused(two_games: Rows) -> None:
+    with pytest.raises(DataError, match=r"has episode 0 of Freeway twice; evaluate it again"):
+        sc.group(two_games + rows_of("scaled_ql", "Freeway", [20.0]))
+
+
 def test_rows_that_are_missing_or_lack_a_field_are_refused() -> None:
     (row,) = rows_of("x", "Freeway", [1.0])
     del row["protocol"]

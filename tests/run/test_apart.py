@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +21,7 @@ from scaledq.nets.head import NeckConfig
 from scaledq.nets.nature import NatureConfig
 from scaledq.play.rollout import SLOTS, Episode, ordered, play
 from scaledq.play.turns import TURN
+from scaledq.play.workers import spawn
 from scaledq.run import apart, assemble
 from scaledq.run.apart import SMALL, WORTH, Work, pieces, play_apart, processes_for
 from scaledq.run.config import RunConfig
@@ -43,11 +47,10 @@ def work(run: Run, *, tasks: tuple[str, ...] = GAMES, episodes: int = 9) -> Work
     return Work(where, tasks, RULES, episodes, selection="sampled", keep=None, seed=4)
 
 
-def children() -> set[int]:
-    """Processes of ours that run."""
-    me = os.getpid()
-    with open(f"/proc/{me}/task/{me}/children") as file:
-        return {int(word) for word in file.read().split()}
+def children(pid: int = 0) -> set[int]:
+    """Processes of ours, or of that one, that run."""
+    who = pid or os.getpid()
+    return {int(word) for word in Path(f"/proc/{who}/task/{who}/children").read_text().split()}
 
 
 def test_two_processes_play_six_pieces_as_one_plays_the_whole(
@@ -129,3 +132,46 @@ def test_processes_end_with_who_asked_or_say_that_one_died(run: Run) -> None:
         with pytest.raises(RunError, match="a process that evaluates has died"):
             list(episodes)
     assert children() == before
+
+
+def test_a_process_that_died_before_it_was_asked_is_said_too(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dead(module: str, function: str):
+        line, process = spawn(module, function)
+        process.kill()
+        process.wait()
+        return line, process
+
+    monkeypatch.setattr(apart, "spawn", dead)
+    with pytest.raises(RunError, match="a process that evaluates has died"):
+        list(play_apart(work(run), 2))
+
+
+def test_processes_end_soon_after_a_parent_that_was_killed(run: Run, tmp_path: Path) -> None:
+    order = (
+        "import sys\n"
+        "from scaledq.core.protocol import Protocol\n"
+        "from scaledq.run.apart import Work, play_apart\n"
+        "rules = Protocol(name='long', epsilon=1.0, step_cap=27_000)\n"
+        f"work = Work({str(run.folder)!r}, ('Freeway',), rules, 8, selection='greedy', keep=None,"
+        " seed=0)\n"
+        "list(play_apart(work, 1))\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", order], start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not (born := children(parent.pid)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    (child,) = born
+    parent.kill()
+    parent.wait()
+    while alive(child) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not alive(child)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -1,6 +1,7 @@
 """What evaluation shows while it plays, and which cores it leaves to the emulators."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from scaledq.core import progress
+from scaledq.core.errors import ConfigError, TaskError
 from scaledq.core.protocol import Protocol
 from scaledq.nets.head import NeckConfig
 from scaledq.nets.mlp import MLPConfig
@@ -82,4 +84,33 @@ def test_evaluation_tells_each_tasks_episodes_and_mean_score(
         scores = [r.score for r in rows if r.task == name]
         assert f"{name} 1/2" in told
         assert f"{name} 2/2  {sum(scores) / 2:,.1f}" in told
-    assert read_scores(run.folder / SCORES) == rows
+    assert sorted(read_scores(run.folder / SCORES), key=str) == sorted(rows, key=str)
+
+
+def test_what_is_stopped_keeps_the_tasks_that_were_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = untrained(tmp_path)
+    whole = evaluate(run, episodes=3)
+    (run.folder / SCORES).unlink()
+    first = [row for row in whole if row.task == "toy:chain"]
+
+    def stopped(*_: object) -> Iterator[ScoreRow]:
+        yield from [*first, whole[-1]] if whole[-1] not in first else first
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("scaledq.run.evaluate._play", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(run, episodes=3)
+    assert read_scores(run.folder / SCORES) == first
+
+
+def test_tasks_are_asked_for_once_and_seeds_are_not_negative(tmp_path: Path) -> None:
+    run = untrained(tmp_path)
+    with pytest.raises(TaskError, match="tasks: each once, got toy:chain, toy:chain"):
+        evaluate(run, tasks=("toy:chain", "toy:chain"))
+    with pytest.raises(ConfigError, match="seed: need 0 or more, got -1"):
+        evaluate(run, seed=-1)
+    with pytest.raises(ConfigError, match="seed: need 0 or more, got -3"):
+        replace(run.config, seed=-3)
+    assert not (run.folder / SCORES).exists()

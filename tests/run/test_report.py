@@ -1,6 +1,7 @@
 """The page about runs of which some were never played. On a toy."""
 
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from scaledq.cli import main
 from scaledq.core.errors import RunError
-from scaledq.core.protocol import Protocol
+from scaledq.core.protocol import QUICK, Protocol
 from scaledq.data.loader import Transitions
 from scaledq.data.writer import LogWriter
 from scaledq.learn.objective import ScaledQL
@@ -18,6 +20,7 @@ from scaledq.nets.mlp import MLPConfig
 from scaledq.play.moment import Moment
 from scaledq.play.picture import CAPTION, GAME
 from scaledq.play.toy import random_log, task
+from scaledq.report.content import ReportData
 from scaledq.run.config import RunConfig
 from scaledq.run.evaluate import evaluate
 from scaledq.run.films import films, telling
@@ -73,6 +76,63 @@ def test_runs_that_were_not_played_are_shown_with_what_they_have(
     assert f"scaledq evaluate {played.folder}" in page  # it is the subject
     alone = report([played], tmp_path / "alone.html", videos=False).read_text()
     assert "Not evaluated yet" not in alone
+
+
+def scored(runs: list[Run], folder: Path, **changes: object) -> Run:
+    """Another finished run like the last of these, with scores of its own."""
+    cfg = replace(runs[2].config, **changes)  # pyright: ignore[reportArgumentType]
+    run = train(cfg, folder)
+    evaluate(run, episodes=2)
+    return open_run(run.folder)
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[ReportData]:
+    """What pages are made of."""
+    data: list[ReportData] = []
+    monkeypatch.setattr("scaledq.run.report.page", lambda one: str(data.append(one)))
+    return data
+
+
+def test_runs_of_one_config_are_seeds_and_others_stand_by_themselves(
+    runs: list[Run], told: list[ReportData], tmp_path: Path
+) -> None:
+    other_seed = scored(runs, tmp_path, seed=7)
+    longer = scored(runs, tmp_path, steps=6)
+    for shown in ([runs[2], other_seed], [runs[2], longer], [runs[2], longer, other_seed]):
+        report(shown, tmp_path / "page.html", videos=False)
+    alike, unlike, three = (data.scores for data in told)
+    assert alike.runs("scaled_ql") == (runs[2].name, other_seed.name)
+    assert [unlike.runs(run.name) for run in (runs[2], longer)] == [(runs[2].name,), (longer.name,)]
+    assert three.runs(runs[2].name) == (runs[2].name, other_seed.name)
+    assert [data.subject for data in told] == ["scaled_ql", runs[2].name, runs[2].name]
+
+
+def test_of_scores_under_two_protocols_the_runs_own_or_the_asked_ones_are_shown(
+    runs: list[Run], told: list[ReportData], tmp_path: Path
+) -> None:
+    run = scored(runs, tmp_path, seed=8)
+    evaluate(run, episodes=3, protocol=QUICK)
+    for protocol in ("", "quick"):
+        report([run], tmp_path / "page.html", videos=False, protocol=protocol)
+    counts = [len(data.scores.column("scaled_ql", "toy:chain")) for data in told]
+    assert counts == [2, 3]
+    for data, other in zip(told, ("quick", "toy"), strict=True):
+        assert f"There are scores under {other} too, not shown here." in data.remarks
+    with pytest.raises(RunError, match=r"no scores under 'dqn-replay', only under toy, quick"):
+        report([run], tmp_path / "none.html", videos=False, protocol="dqn-replay")
+
+
+def test_a_page_that_cannot_be_written_is_one_line(
+    runs: list[Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "page.html").mkdir()
+    with pytest.raises(SystemExit) as ended:
+        main(["report", str(runs[2].folder), "--out", str(tmp_path / "page.html")])
+    assert ended.value.code == 1
+    assert re.search(
+        r"^scaledq: error: .*page.html: Is a directory; check", capsys.readouterr().err
+    )
 
 
 def test_a_page_shows_play_and_what_the_policy_thought(runs: list[Run], tmp_path: Path) -> None:

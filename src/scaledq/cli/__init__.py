@@ -51,6 +51,11 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
         sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        where = f"{error.filename2 or error.filename}: " if error.filename else ""
+        reason = f"{where}{error.strerror or error}"
+        print(f"scaledq: error: {reason}; check the path and the room on the disk", file=sys.stderr)
+        sys.exit(1)
 
 
 def _plain(args: list[str]) -> list[str]:

@@ -40,7 +40,10 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
       RunError: a damaged line before the last one, with its number.
     """
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except UnicodeDecodeError as error:
+        raise RunError(f"{path}: byte {error.start} is no text; restore or delete it") from error
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
@@ -48,6 +51,8 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
             if number == len(lines) and not line.endswith("\n"):
                 return
             raise RunError(f"{path}: line {number} is not JSON; restore or delete it") from error
+        if not isinstance(row, dict):
+            raise RunError(f"{path}: line {number} is no JSON object; restore or delete it")
         yield row
 
 

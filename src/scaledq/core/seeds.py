@@ -4,9 +4,22 @@ import zlib
 
 import numpy as np
 
+from scaledq.core.errors import ConfigError
+
+
+def check_seed(seed: int) -> None:
+    """Raises ConfigError unless it is 0 or more."""
+    if seed < 0:
+        raise ConfigError(f"seed: need 0 or more, got {seed}")
+
 
 def episode_seed(seed: int, task: str, slot: int, episode: int) -> int:
-    """The environment seed (31 bits) of the episode-th episode that a slot plays of a task."""
+    """The environment seed (31 bits) of the episode-th episode that a slot plays of a task.
+
+    Raises:
+      ConfigError: a negative seed.
+    """
+    check_seed(seed)
     return (
         int(
             np.random.SeedSequence([seed, zlib.crc32(task.encode()), slot, episode]).generate_state(
@@ -18,6 +31,11 @@ def episode_seed(seed: int, task: str, slot: int, episode: int) -> int:
 
 
 def stream(seed: int, *names: int | str) -> np.random.Generator:
-    """A generator of its own for each (seed, names): Philox, the same on every machine."""
+    """A generator of its own for each (seed, names): Philox, the same on every machine.
+
+    Raises:
+      ConfigError: a negative seed.
+    """
+    check_seed(seed)
     words = [zlib.crc32(n.encode()) if isinstance(n, str) else n for n in names]
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, *words])))

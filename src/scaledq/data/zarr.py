@@ -49,7 +49,7 @@ def location(path: str | Path) -> Place:
     """
     scheme, separator, rest = str(path).partition("://")
     if not separator or scheme == "file":
-        folder = Path(rest if separator else path).expanduser().absolute()
+        folder = Path(rest if separator else path).expanduser().resolve()
         return {"driver": "file", "path": f"{folder}/"}
     if scheme not in SCHEMES:
         raise DataError(f"no way to reach {path}: {suggest(scheme, SCHEMES)}")

@@ -5,13 +5,16 @@ Shapes: k slots, in blocks of neighbours, one block for each process.
 """
 
 import contextlib
+import os
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Iterator
 from itertools import pairwise
 from multiprocessing.connection import Connection
 from socket import socketpair
+from threading import Thread
 from typing import Any
 from typing import Protocol as Interface
 
@@ -108,14 +111,14 @@ class Line:
     def flush(self) -> None:
         asked, self._asked = self._asked, []
         if asked:
-            with _alive():
+            with alive():
                 self._connection.send(asked)
 
     def answer(self) -> Any:
         """What was asked for first; raises what that raised."""
         self.flush()
         while not self._answers:
-            with _alive():
+            with alive():
                 self._answers.extend(self._connection.recv())
         answer, error = self._answers.popleft()
         if error is not None:
@@ -228,14 +231,26 @@ class There:
 
 def spawn(module: str, function: str) -> tuple[Connection, subprocess.Popen]:
     """The connection to a process that runs that function, with the number of its own end, in a
-    session of its own that Ctrl-C does not reach."""
+    session of its own that Ctrl-C does not reach. It does not outlive this process."""
     ours, theirs = socketpair()
     order = f"import sys; sys.path[:] = {sys.path!r}; sys.modules['gymnasium'] = None\n"
+    order += f"from scaledq.play.workers import end_with; end_with({os.getpid()})\n"
     order += f"from {module} import {function}; {function}({theirs.fileno()})"
     command = [sys.executable, "-c", order]
     process = subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True)
     theirs.close()
     return Connection(ours.detach()), process
+
+
+def end_with(parent: int) -> None:
+    """From now on this process ends soon after that one, however it ended and whatever it does."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def serve(line: int) -> None:
@@ -281,12 +296,12 @@ def _ask_game(game: Here | Game, verb: str, *given: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _alive() -> Iterator[None]:
+def alive(what: str = "an emulator process") -> Iterator[None]:
     """RunError where a process turns out to be dead."""
     try:
         yield
     except (EOFError, OSError) as error:
-        raise RunError("an emulator process has died; was it killed, or out of memory?") from error
+        raise RunError(f"{what} has died; was it killed, or out of memory?") from error
 
 
 def _fault(line: Line) -> ScaledQError | None:

@@ -18,6 +18,7 @@ from jaxtyping import Float
 
 from scaledq.core import atari
 from scaledq.core.errors import DataError, TaskError, suggest
+from scaledq.core.protocol import PRESETS
 from scaledq.report import stats
 from scaledq.report.stats import Estimate
 
@@ -115,13 +116,20 @@ def group(
       recorded: methods whose runs are logs.
 
     Raises:
-      DataError: no rows; a row that lacks a field or whose score is not finite; methods evaluated
-        under unequal protocols (both are named).
+      DataError: no rows; a row that lacks a field, is there twice, or whose score is not finite;
+        methods evaluated under unequal protocols (both are named).
     """
     found: dict[tuple[str, str], dict[str, list[float]]] = {}
     protocols: dict[str, dict[str, None]] = {}
+    seen: set[tuple[object, ...]] = set()
     for row in rows:
         run, method, task, score, protocol = _fields(row)
+        episode = (run, method, task, row["seed"], row["episode"], protocol)
+        if episode in seen:
+            raise DataError(
+                f"{run} ({method}) has episode {row['episode']} of {task} twice; evaluate it again"
+            )
+        seen.add(episode)
         run = method if method in recorded else run
         found.setdefault((method, task), {}).setdefault(run, []).append(score)
         protocols.setdefault(method, {})[protocol] = None
@@ -281,9 +289,11 @@ def _one_protocol(protocols: Mapping[str, Collection[str]]) -> str:
         for name in names:
             first = first or (name, method)
             if name != first[0]:
+                known = first[0] in PRESETS
+                how = f"scaledq evaluate RUN --protocol {first[0]}" if known else "as the first was"
                 raise DataError(
                     f"unequal protocols in one table: {first[0]!r} ({first[1]}) and {name!r} "
-                    f"({method}); score all under one: scaledq evaluate RUN --protocol {first[0]}"
+                    f"({method}); score all under one: {how}"
                 )
     return first[0] if first else ""
 

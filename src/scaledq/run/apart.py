@@ -19,14 +19,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from scaledq.core.errors import RunError, ScaledQError
+from scaledq.core.errors import ScaledQError
 from scaledq.core.protocol import Protocol
 from scaledq.nets.head import HEADS, Network
 from scaledq.play.envs import Fleet, crew_of, is_game, open_all
 from scaledq.play.policy import Policy, Selection
 from scaledq.play.rollout import SLOTS, Episode, play_on
 from scaledq.play.turns import TURN
-from scaledq.play.workers import spawn
+from scaledq.play.workers import alive, spawn
 from scaledq.run import assemble
 from scaledq.run.folder import open_run
 
@@ -34,6 +34,7 @@ SMALL = 5_000_000
 """Weights, without heads, up to which a network answers faster than its games are emulated."""
 LEAST = 8
 """Rows that a process must have: a network takes as long for one row as for four."""
+WHAT = "a process that evaluates"
 WORTH = 50_000
 """Steps, of episodes of a thousand, from which on processes save more than their start takes."""
 
@@ -126,30 +127,27 @@ def play_apart(work: Work, processes: int) -> Generator[Episode]:
         for _ in range(min(processes, len(left))):
             line, process = spawn("scaledq.run.apart", "serve")
             opened.callback(_end, line, process)
-            line.send(work)
-            line.send(left.popleft())
+            _send(line, work)
+            _send(line, left.popleft())
             busy.append(line)
         while busy:
             for line in wait(busy):
                 assert isinstance(line, Connection)
-                answer = _receive(line)
+                with alive(WHAT):
+                    answer: Episode | ScaledQError | None = line.recv()
                 if isinstance(answer, ScaledQError):
                     raise answer
                 if answer is not None:
                     yield answer
                 elif left:
-                    line.send(left.popleft())
+                    _send(line, left.popleft())
                 else:
                     busy.remove(line)
 
 
-def _receive(line: Connection) -> Episode | ScaledQError | None:
-    try:
-        return line.recv()
-    except (EOFError, OSError) as error:
-        raise RunError(
-            "a process that evaluates has died; was it killed, or out of memory?"
-        ) from error
+def _send(line: Connection, what: Work | Piece) -> None:
+    with alive(WHAT):
+        line.send(what)
 
 
 def _end(line: Connection, process: subprocess.Popen) -> None:

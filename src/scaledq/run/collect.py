@@ -21,7 +21,7 @@ from scaledq.core.errors import ConfigError, RunError, suggest
 from scaledq.core.files import locked, write_atomic
 from scaledq.core.progress import Progress
 from scaledq.core.protocol import DQN_REPLAY, Protocol, recording
-from scaledq.core.seeds import episode_seed
+from scaledq.core.seeds import check_seed, episode_seed
 from scaledq.core.task import Task
 from scaledq.data.manifest import Manifest
 from scaledq.data.sources.action_log import Episode, Header
@@ -110,6 +110,7 @@ class CollectConfig:
     """Its epsilon is not used: behaviours have their own."""
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
             raise ConfigError(f"tasks: need at least one and each once, got {self.tasks}")
         if self.slots < 1 or self.steps < self.slots:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from scaledq.core.config import by_kind, config, fingerprint
 from scaledq.core.errors import ConfigError, RunError
 from scaledq.core.protocol import DQN_REPLAY, SCALED_QL, Protocol
+from scaledq.core.seeds import check_seed
 from scaledq.data.loader import Transitions
 from scaledq.data.sequences import Sequences
 from scaledq.data.view import View
@@ -134,6 +135,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         self._check_names()
+        check_seed(self.seed)
         for field in ("batch_size", "steps", "log_every", "checkpoint_every", "checkpoints"):
             if getattr(self, field) < 1:
                 raise ConfigError(f"{field}: need at least 1, got {getattr(self, field)}")

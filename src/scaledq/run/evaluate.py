@@ -35,7 +35,8 @@ def evaluate(  # noqa: PLR0913  (what plays and how, what it plays and how often
     seed: int = SEED,
     on: On = "local",
 ) -> list[ScoreRow]:
-    """Plays `episodes` whole episodes of each task and stores their rows in the run's scores.jsonl.
+    """Plays `episodes` whole episodes of each task and stores their rows in the run's scores.jsonl,
+    task by task: what is stopped has lost the tasks that were under way, and no other.
 
     Rows of the same method, tasks, seed and protocol are replaced. Actions are chosen in the run's
     own way unless `selection` or `keep` say otherwise; then the rows are named after them, as are
@@ -43,12 +44,12 @@ def evaluate(  # noqa: PLR0913  (what plays and how, what it plays and how often
 
     Args:
       keep: of a transformer, see `SequencePolicy`.
-      on: this machine, all tasks side by side; or a Ray cluster, each task by itself and stored
-        when it is through. Episodes are the same, but for ties that another batch rounds otherwise.
+      on: this machine, all tasks side by side; or a Ray cluster, each task by itself. Episodes are
+        the same, but for ties that another batch rounds otherwise.
 
     Raises:
       TaskError: a task that the run was not trained on.
-      ConfigError: a selection or a `keep` that the run does not allow.
+      ConfigError: a selection or a `keep` that the run does not allow, or a negative seed.
     """
     protocol = protocol or run.config.protocol
     known = run.config.known_tasks
@@ -56,10 +57,13 @@ def evaluate(  # noqa: PLR0913  (what plays and how, what it plays and how often
     for task in chosen:
         if task not in known:
             raise TaskError(f"{run.name} knows no task {task!r}; {suggest(task, known)}")
+        if chosen.count(task) > 1:
+            raise TaskError(f"tasks: each once, got {', '.join(chosen)}")
     selection = selection or run.config.selection
     folder = str(run.folder.absolute())
     work = Work(folder, chosen, protocol, episodes, selection=selection, keep=keep, seed=seed)
     rows: list[ScoreRow] = []
+    left = dict.fromkeys(chosen, episodes)
     label, total = f"play {method_name(run, selection, keep)}", len(chosen) * episodes
     with Progress(label, total, parts=lambda: standing(rows, chosen, episodes)) as bar:
         if on == "ray":
@@ -74,7 +78,9 @@ def evaluate(  # noqa: PLR0913  (what plays and how, what it plays and how often
         for row in _play(run, work, processes_for(work, run.network)):
             rows.append(row)
             bar.show(len(rows))
-    _store(run, rows)
+            left[row.task] -= 1
+            if not left[row.task]:
+                _store(run, [other for other in rows if other.task == row.task])
     return rows
 
 

@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from scaledq.core.config import to_json
+from scaledq.core.config import fingerprint, to_json
 from scaledq.core.errors import DataError, RunError
 from scaledq.core.files import write_atomic
 from scaledq.core.protocol import PRESETS, Protocol
@@ -35,14 +35,19 @@ LABELS = {
 }
 
 
-def report(runs: Sequence[Run], out: Path, *, videos: bool = True) -> Path:
+def report(runs: Sequence[Run], out: Path, *, videos: bool = True, protocol: str = "") -> Path:
     """Writes the page about `runs` to `out`; the first of them that was played is its subject.
 
     Runs without scores (they train, or nobody let them play) have curves and health only, and the
-    page names them.
+    page names them. Runs that differ in their seed alone are one method; others of one objective
+    stand under their own names.
+
+    Args:
+      protocol: how score rows name it. Of a run that was scored under several, only its rows are
+        shown; by default the subject's own, or else the last that it was scored under.
 
     Raises:
-      RunError: no run has scores (evaluate one first).
+      RunError: no run has scores (evaluate one first), or the subject has none of that protocol.
       DataError: runs scored under unequal protocols.
     """
     if not runs:
@@ -55,8 +60,18 @@ def report(runs: Sequence[Run], out: Path, *, videos: bool = True) -> Path:
             f"no run has scores yet ({', '.join(lacking)}); play one first: "
             f"scaledq evaluate {subject.folder}"
         )
-    played = [row for run in runs for row in scores[run.folder]]
+    rules = _rules(subject, scores[subject.folder], protocol)
+    methods = _methods(runs)
+    played, others = [], set[str]()
+    for run in runs:
+        rows = scores[run.folder]
+        shown = [row for row in rows if row.protocol == rules] or rows
+        others |= {row.protocol for row in rows} - {row.protocol for row in shown}
+        kind, name = run.config.method, methods[run.folder]
+        played += [replace(row, method=row.method.replace(kind, name, 1)) for row in shown]
     recorded, remarks = _recorded(subject)
+    if others:
+        remarks += (f"There are scores under {', '.join(sorted(others))} too, not shown here.",)
     if lacking:
         remarks += (f"Not evaluated yet, so without scores: {', '.join(lacking)}.",)
     clips, unfilmed = films(subject) if videos else ((), ())
@@ -75,6 +90,35 @@ def report(runs: Sequence[Run], out: Path, *, videos: bool = True) -> Path:
     )
     write_atomic(out, page(data))
     return out
+
+
+def _rules(run: Run, rows: Sequence[ScoreRow], asked: str) -> str:
+    """Under which protocol a page shows the scores of its subject."""
+    known = list(dict.fromkeys(row.protocol for row in rows))
+    if asked and asked not in known:
+        raise RunError(
+            f"{run.name} has no scores under {asked!r}, only under {', '.join(known)}; make them "
+            f"with: scaledq evaluate {run.folder} --protocol {asked}"
+        )
+    own = label(run.config.protocol)
+    return asked or (own if own in known else known[-1])
+
+
+def _methods(runs: Sequence[Run]) -> dict[Path, str]:
+    """What each run's rows call it: its objective, or, where others of that objective differ in
+    more than their seed, the first run that differs from it in no more."""
+    firsts: dict[str, dict[str, str]] = {}
+    for run in runs:
+        firsts.setdefault(run.config.method, {}).setdefault(_seedless(run), run.name)
+    return {
+        run.folder: run.config.method if len(found) == 1 else found[_seedless(run)]
+        for run in runs
+        for found in [firsts[run.config.method]]
+    }
+
+
+def _seedless(run: Run) -> str:
+    return fingerprint(replace(run.config, seed=0))
 
 
 def _scores(run: Run) -> list[ScoreRow]:
