@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -68,9 +69,26 @@ def test_what_is_kept_for_the_backward_pass_is_counted_once() -> None:
     assert 3 * block <= saved(learner, batch) <= 8 * block
 
 
-def test_the_verb_explains_itself_and_refuses_no_time() -> None:
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--budget", "0"), "bench needs at least a second"),
+        (("--budget", "nan"), "bench needs at least a second for each thing, and an end, got nan"),
+        (("--budget", "inf"), "bench needs at least a second for each thing, and an end, got inf"),
+        (("--budget", "1e9", "--store", "nowhere"), "no store at nowhere"),
+        (("--budget", "1e9", "--task", "Pongg"), "unknown game 'Pongg'; did you mean Pong"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
+)
+def test_a_mistake_is_one_line_before_anything_is_measured(
+    words: tuple[str, ...], says: str, tmp_path: Path
+) -> None:
+    """A budget of years would not end."""
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "scaledq", "bench", "--budget", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    command = [sys.executable, "-m", "scaledq", "bench", *words]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=env, cwd=tmp_path, timeout=100
+    )
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("scaledq: error: bench needs at least a second")
+    assert done.stderr.startswith(f"scaledq: error: {says}")
+    assert done.stderr.count("\n") == 1

@@ -6,7 +6,6 @@ all of them, and one on Ray, in some minutes, with SCALEDQ_STUDIES=all in the en
 
 import json
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -27,24 +26,6 @@ from scaledq.study.paper import B4, STUDIES
 from scaledq.study.plan import plan
 from scaledq.study.results import gather, note_behaviour
 from scaledq.study.scales import SMOKE
-
-
-@pytest.fixture(scope="module")
-def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the scale's own command makes."""
-    folder = tmp_path_factory.mktemp("study")
-    for command in SMOKE.data:
-        _, *words = shlex.split(command)
-        at = words.index("--store") + 1
-        words[at] = str(folder / words[at])
-        main(words)
-    return folder / "store"
-
-
-@pytest.fixture(scope="module")
-def place(logs: Path) -> Place:
-    """Where all studies of this module put their runs."""
-    return Place(logs.parent / "runs", (str(logs),))
 
 
 def asked(name: str, place: Place) -> Asked:

@@ -75,6 +75,9 @@ class Report:
 
     runs: Positional[tuple[Path, ...]]
     out: Path = Path("report.html")
+    protocol: str = ""
+    """Of runs that were scored under several, only this one's scores; by default the first's own.
+    Studies know theirs."""
 
     def __call__(self) -> None:
         if any((path / name).exists() for path in self.runs for name in NOT_RUNS):
@@ -83,12 +86,12 @@ class Report:
         from scaledq.run.folder import open_run
         from scaledq.run.report import report
 
-        report([open_run(path) for path in self.runs], self.out)
+        report([open_run(path) for path in self.runs], self.out, protocol=self.protocol)
         print(self.out)
 
     def _studies(self) -> None:
         from scaledq.core.errors import RunError
-        from scaledq.study.pages import draw_study, write_results
+        from scaledq.study.pages import draw_study, read_asked, write_results
 
         if self.out.suffix == ".md":
             write_results(self.runs, self.out)
@@ -97,6 +100,7 @@ class Report:
         for folder in self.runs:
             if (folder / "recording.json").exists():
                 raise RunError(f"{folder} is a recording: its curve is told with --out results.md")
+            read_asked(folder)  # before anything is drawn
         for folder in self.runs:
             print(draw_study(folder))
 

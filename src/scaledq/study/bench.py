@@ -4,6 +4,7 @@ Three things are measured: how fast batches come from a store, how long a step t
 paper's networks, and how fast games are played. The rest is arithmetic on them, and says so.
 """
 
+import math
 import shutil
 import tempfile
 import time
@@ -94,10 +95,17 @@ def bench(store: str = "", *, task: str = "Pong", budget: float = 20.0) -> Findi
       task: what to play.
 
     Raises:
-      ConfigError: a budget below a second.
+      ConfigError: a budget below a second, or without end.
+      DataError: a store that is not there, or damaged.
+      TaskError: a store without a task, or a task that cannot be played.
     """
-    if budget < 1:
-        raise ConfigError(f"bench needs at least a second for each thing, got {budget}")
+    if not 1 <= budget < math.inf:
+        raise ConfigError(f"bench needs at least a second for each thing, and an end, got {budget}")
+    with reading(store) as found:
+        loader = batches(found)
+        plays = play_rate(task, budget=budget / 2, net=True)
+        bare_plays = play_rate(task, budget=budget / 2, net=False)
+        reads = read_rate(loader, budget=budget)
     device = assemble.device()
     on_gpu = device == "cuda"
     compute = Compute(channels_last=True)
@@ -108,15 +116,13 @@ def bench(store: str = "", *, task: str = "Pong", budget: float = 20.0) -> Findi
         cfg = replace(PAPER.run, encoder=encoder, compute=compute)
         size = cfg.batch_size if on_gpu else SMALL_BATCH
         networks.append(measure(replace(cfg, batch_size=size), device=device, budget=budget / 4))
-    with reading(store) as found:
-        reads = read_rate(found, budget=budget)
     return Findings(
         hardware=hardware(),
         compute=compute,
         networks=tuple(networks),
         reads=reads,
-        plays=play_rate(task, budget=budget / 2, net=True),
-        bare_plays=play_rate(task, budget=budget / 2, net=False),
+        plays=plays,
+        bare_plays=bare_plays,
     )
 
 
@@ -211,10 +217,10 @@ def reading(store: str) -> Iterator[Store]:
         shutil.rmtree(folder)
 
 
-def read_rate(store: Store, *, budget: float) -> float:
-    """Transitions a second of the paper's batches, over all tasks of the store."""
+def batches(store: Store) -> Loader:
+    """The paper's batches, over all tasks of the store; raises what `Loader` raises."""
     cfg = PAPER.run
-    loader = Loader(
+    return Loader(
         [store],
         store.tasks,
         view=View(),
@@ -222,6 +228,10 @@ def read_rate(store: Store, *, budget: float) -> float:
         batch_size=cfg.batch_size,
         seed=0,
     )
+
+
+def read_rate(loader: Loader, *, budget: float) -> float:
+    """Transitions a second that the loader hands on."""
     done, began = 0, time.perf_counter()
     for batch in loader.stream(0, 1_000_000):
         done += len(batch)

@@ -24,7 +24,7 @@ from scaledq.run.start import identified
 from scaledq.run.train import train
 from scaledq.study.plan import Job, Plan
 
-State = Literal["done", "to play", "under way", "to do"]
+State = Literal["done", "to play", "under way", "to train again", "to do"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +73,61 @@ def rows(run: Run, selection: Selection, plan: Plan) -> list[ScoreRow]:
 
 
 def unplayed(run: Run, selection: Selection, plan: Plan) -> tuple[str, ...]:
-    """The run's tasks that still lack episodes."""
-    have = [row.task for row in rows(run, selection, plan)]
+    """The run's tasks that still lack episodes; an episode that is told twice counts once."""
+    played = {(row.task, row.episode) for row in rows(run, selection, plan)}
+    have = [task for task, _ in played]
     return tuple(t for t in run.config.tasks if have.count(t) < plan.scale.episodes)
 
 
 def state(key: str, plan: Plan, place: Place) -> State:
-    """How far a job is."""
+    """How far a job is. It is trained again where its weights were not kept, but something still
+    has to play them or to start from them."""
     run = found(plan.jobs[key], place)
     if run is None:
         return "to do"
     if not run.finished:
         return "under way"
     lacks = any(unplayed(run, s, plan) for s in plan.selections(key))
+    if not run.has_weights and (lacks or _awaited(key, plan, place)):
+        return "to train again"
     return "to play" if lacks else "done"
+
+
+def _awaited(key: str, plan: Plan, place: Place) -> bool:
+    """Whether a job that is not done starts from this one."""
+    heirs = [k for k, job in plan.jobs.items() if job.source and job.source.key == key]
+    return any(state(heir, plan, place) != "done" for heir in heirs)
+
+
+def recipe(plan: Plan) -> str:
+    """The commands that make the scale's logs."""
+    return "; ".join(plan.scale.data) or "see `scaledq ingest --help`"
+
+
+def opened(plan: Plan, place: Place) -> list[Store]:
+    """The stores, whatever they hold; raises DataError, with the recipe, where one is not there."""
+    try:
+        return [open_store(path) for path in place.stores]
+    except DataError as error:
+        raise DataError(f"{error}; the logs are made by: {recipe(plan)}") from error
+
+
+def lacking(plan: Plan, place: Place, held: Sequence[Store]) -> str:
+    """What the opened stores do not hold of the logs that the plan learns from, and which command
+    makes it; empty where nothing is lacking."""
+    tasks = dict.fromkeys(chain(*(job.config.logged for job in plan.jobs.values())))
+    if tasks and not place.stores:
+        return (
+            f"study {plan.study.name} at scale {plan.scale.name} needs --store DIR; its logs are "
+            f"made by: {recipe(plan)}"
+        )
+    absent = [task for task in tasks if not any(task in store for store in held)]
+    if not absent:
+        return ""
+    return (
+        f"{', '.join(place.stores)} has no logs of {', '.join(absent)}, which study "
+        f"{plan.study.name} needs at scale {plan.scale.name}; they are made by: {recipe(plan)}"
+    )
 
 
 def stores(plan: Plan, place: Place) -> list[Store]:
@@ -95,27 +136,11 @@ def stores(plan: Plan, place: Place) -> list[Store]:
     Raises:
       DataError: there is none, or it lacks a task; the message says which command makes it.
     """
-    tasks = [job.config.logged for job in plan.jobs.values()]
-    if not any(tasks):
-        return [open_store(path) for path in place.stores]
-    recipe = "; ".join(plan.scale.data) or "see `scaledq ingest --help`"
-    if not place.stores:
-        raise DataError(
-            f"study {plan.study.name} at scale {plan.scale.name} needs --store DIR; its logs are "
-            f"made by: {recipe}"
-        )
-    try:
-        opened = [open_store(path) for path in place.stores]
-    except DataError as error:
-        raise DataError(f"{error}; the logs are made by: {recipe}") from error
-    known = {task for store in opened for task in store.tasks}
-    lacks = [task for task in dict.fromkeys(chain(*tasks)) if task not in known]
-    if lacks:
-        raise DataError(
-            f"{', '.join(place.stores)} has no logs of {', '.join(lacks)}, which study "
-            f"{plan.study.name} needs at scale {plan.scale.name}; they are made by: {recipe}"
-        )
-    return opened
+    held = opened(plan, place)
+    fault = lacking(plan, place, held)
+    if fault:
+        raise DataError(fault)
+    return held
 
 
 def execute(plan: Plan, place: Place, *, on: On = "local") -> Mapping[str, str]:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from scaledq.core import atari
 from scaledq.core.errors import DataError, TaskError
 from scaledq.core.task import Task
-from scaledq.data.store import Store, open_store
+from scaledq.data.store import Store
 from scaledq.report.comparisons import short
 from scaledq.run.config import RunConfig
 from scaledq.study.cost import cost, speed, transitions
-from scaledq.study.execute import Place, folder, found, state
+from scaledq.study.execute import Place, State, folder, found, lacking, opened, state
 from scaledq.study.plan import Plan
 
 HEADS = ("run", "arms", "parameters", "steps", "transitions", "hours", "state")
@@ -20,16 +20,20 @@ class Line:
     """One run of a plan."""
 
     cells: tuple[str, ...]
-    hours: float
-    done: bool
+    left: float
+    """Hours of training that are still to come."""
+    state: State
 
 
 def listing(plan: Plan, place: Place) -> str:
     """A table of the plan's runs, the hours that are left on this machine, and what cannot run.
 
     Hours are estimates for training (see cost.py); those of finished runs are what they took.
+
+    Raises:
+      DataError: a store cannot be opened; the message says which command makes the logs.
     """
-    stores = _opened(place)
+    stores = opened(plan, place)
     known = [run for job in plan.jobs.values() if (run := found(job, place)) and run.finished]
     rate = speed(known)
     lines = [_line(key, plan, place, stores, rate) for key in plan.jobs]
@@ -37,18 +41,17 @@ def listing(plan: Plan, place: Place) -> str:
     widths = [max(len(row[i]) for row in table) for i in range(len(HEADS))]
     out = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
            for row in table]  # fmt: skip
-    left = sum(line.hours for line in lines if not line.done)
-    done = sum(line.done for line in lines)
-    out.append(f"{len(lines)} runs, {done} done; about {left:.2g} hours of training left here")
-    if not place.stores and plan.scale.data:
-        out.append(f"its logs are made by: {'; '.join(plan.scale.data)}")
+    states = [line.state for line in lines]
+    counts = f"{len(lines)} runs, {states.count('done')} done"
+    if "to play" in states:
+        counts += f", {states.count('to play')} to play"
+    left = sum(line.left for line in lines)
+    out.append(f"{counts}; about {left:.2g} hours of training left here")
+    fault = lacking(plan, place, stores)
+    out += [fault] if fault else []
     out += [f"cannot run {arm}: there is no recipe {name!r} yet"
             for arm, name in plan.lacking.items()]  # fmt: skip
     return "\n".join(out)
-
-
-def _opened(place: Place) -> list[Store]:
-    return [open_store(path) for path in place.stores]
 
 
 def _line(key: str, plan: Plan, place: Place, stores: list[Store], rate: float) -> Line:
@@ -68,7 +71,7 @@ def _line(key: str, plan: Plan, place: Place, stores: list[Store], rate: float) 
         f"{hours:.2g}" if taken is not None else f"~{hours:.2g}",
         how,
     )
-    return Line(cells, hours, how in ("done", "to play"))
+    return Line(cells, 0.0 if how in ("done", "to play") else hours, how)
 
 
 def _seen(cfg: RunConfig, stores: list[Store]) -> str:

@@ -5,12 +5,14 @@ else in it is drawn anew from those runs by `draw`, without training.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from scaledq.core.config import config, from_json, to_json
-from scaledq.core.errors import DataError, RunError, suggest
+from scaledq.core.errors import RunError, suggest
 from scaledq.core.files import write_atomic
 from scaledq.report import figures, tables
 from scaledq.report.content import Health, ReportData, Section
@@ -24,7 +26,7 @@ from scaledq.study import tables as study_tables
 from scaledq.study.execute import Place
 from scaledq.study.paper import STUDIES
 from scaledq.study.plan import Plan, plan
-from scaledq.study.results import Results, gather
+from scaledq.study.results import NothingScoredError, Results, gather
 from scaledq.study.scales import SCALES
 
 ASKED, PAGE = "study.json", "report.html"
@@ -121,7 +123,7 @@ def _facts(found: Results, first: dict[str, Run]) -> dict[str, str]:
     plan_, runs = found.plan, list(first.values())
     facts = {
         "Scale": f"{plan_.scale.name}: {plan_.scale.about}",
-        "Seeds": ", ".join(map(str, plan_.seeds)),
+        "Seeds": _seeds(plan_),
         "Tasks": ", ".join(next(iter(found.panels.values())).tasks),
         "Hardware": ", ".join(dict.fromkeys(str(run.facts["hardware"]) for run in runs)),
     }
@@ -177,20 +179,28 @@ def command(asked: Plan) -> str:
 def write_results(folders: Sequence[Path], out: Path) -> None:
     """docs/results.md: every study's numbers, with its scale, seeds and hardware in each row.
 
-    Recordings among the folders become a section with a figure, which lies beside `out`.
+    Recordings among the folders become a section with a figure, which lies beside `out`. Nothing
+    is written before all of it is known.
 
     Raises:
       RunError: a folder that is neither a study's nor a recording's.
+      DataError: scores that cannot be told; a study without any is told of as not run.
     """
     recorded = [c for f in folders if recordings.is_recording(f) for c in recordings.curves(f)]
     studies = [read_asked(folder) for folder in folders if not recordings.is_recording(folder)]
     found = [_gathered(asked) for asked in studies]
     parts = _glance([results for results in found if isinstance(results, Results)])
-    parts += [_markdown(asked, results, out) for asked, results in zip(studies, found, strict=True)]
+    pictures: dict[str, Figure] = {}
+    for i, (asked, results) in enumerate(zip(studies, found, strict=True)):
+        drawn = _drawn(results, f"{out.stem}-{_names(studies)[i]}")
+        parts.append(_markdown(asked, results, _titles(studies)[i], drawn))
+        pictures |= {name: drawing.figure for name, drawing in drawn.items()}
     if recorded:
-        picture = out.with_name(f"{out.stem}-recordings.svg")
-        figures.save(recordings.drawing(recorded), picture)
-        parts.append(recordings.markdown(recorded, picture.name))
+        name = f"{out.stem}-recordings.svg"
+        pictures[name] = recordings.drawing(recorded)
+        parts.append(recordings.markdown(recorded, name))
+    for name, figure in pictures.items():
+        figures.save(figure, out.with_name(name))
     write_atomic(out, _results(parts))
 
 
@@ -205,30 +215,70 @@ def _results(parts: Sequence[str]) -> str:
     ])  # fmt: skip
 
 
-def _gathered(asked: Asked) -> Results | DataError:
-    """What is known of a study, or why nothing is."""
+def _names(studies: Sequence[Asked]) -> list[str]:
+    """What each section's figures are named after: its study. One that is told of more than once
+    adds its scale, and where that is the same too, a number."""
+    names = [asked.study for asked in studies]
+    both = [f"{asked.study}-{asked.scale}" for asked in studies]
+    numbered = [
+        f"{name}-{both[:i].count(name) + 1}" if both.count(name) > 1 else name
+        for i, name in enumerate(both)
+    ]
+    return [
+        name if names.count(name) == 1 else longer
+        for name, longer in zip(names, numbered, strict=True)
+    ]
+
+
+def _titles(studies: Sequence[Asked]) -> list[str]:
+    """Each section's heading, with its seeds where there are several of a study at one scale."""
+    plans = [asked.plan for asked in studies]
+    heads = [f"{p.study.title} (scale `{p.scale.name}`)" for p in plans]
+    return [
+        f"{head}, seeds {_seeds(p)}" if heads.count(head) > 1 else head
+        for head, p in zip(heads, plans, strict=True)
+    ]
+
+
+def _seeds(asked: Plan) -> str:
+    return ", ".join(map(str, asked.seeds))
+
+
+def _gathered(asked: Asked) -> Results | NothingScoredError:
+    """What is known of a study, or that nothing is yet."""
     try:
         return gather(asked.plan, asked.place)
-    except DataError as error:
+    except NothingScoredError as error:
         return error
 
 
+def _drawn(found: Results | NothingScoredError, name: str) -> dict[str, draw.Drawing]:
+    """A study's drawings, by the names of their files."""
+    drawings = draw.drawings(found) if isinstance(found, Results) else []
+    return {f"{name}-{drawing.name}.svg": drawing for drawing in drawings}
+
+
 def _glance(found: Sequence[Results]) -> list[str]:
-    """Every claim once, with its verdict; nothing where no study makes one."""
+    """Every claim once for each scale and its seeds, with its verdict; nothing where no study makes
+    one. Scales and seeds are told where they are not the same everywhere."""
+    heads = ("scale", "seeds")
+    made = [(results.plan.scale.name, _seeds(results.plan)) for results in found]
+    differ = [i for i in range(len(heads)) if len({how[i] for how in made}) > 1]
     rows: dict[tuple[Cell, ...], tuple[Cell, ...]] = {}
-    for results in found:
-        study = results.plan.study
+    for results, how in zip(found, made, strict=True):
+        study, told = results.plan.study, [how[i] for i in differ]
         for claim, here, difference, _, source, _ in study_tables.verdicts(results).rows:
-            row = (study.name, claim, here, difference, source)
-            rows.setdefault((claim, source, study.tasks), row)  # figure 5 repeats those of figure 2
+            row = (study.name, *told, claim, here, difference, source)
+            key = (claim, source, study.tasks, *how)  # figure 5 repeats those of figure 2
+            rows.setdefault(key, row)
     if not rows:
         return []
     table = Table(
         name="glance",
         caption="",
         columns=(
-            Column("study"), Column("claim"), Column("here"), Column("difference", digits=3),
-            Column("claimed in"),
+            Column("study"), *(Column(heads[i]) for i in differ), Column("claim"), Column("here"),
+            Column("difference", digits=3), Column("claimed in"),
         ),
         rows=tuple(rows.values()),
     )  # fmt: skip
@@ -241,12 +291,17 @@ def _glance(found: Sequence[Results]) -> list[str]:
     ]
 
 
-def _markdown(asked: Asked, found: Results | DataError, out: Path) -> str:
-    """One study's section; its figures lie beside `out`."""
+def _markdown(
+    asked: Asked,
+    found: Results | NothingScoredError,
+    title: str,
+    drawn: Mapping[str, draw.Drawing],
+) -> str:
+    """One study's section; `drawn` is by the names of the files beside it."""
     study, scale = asked.plan.study, asked.plan.scale
     games = ", ".join(asked.plan.tasks or scale.run.tasks)
-    lines = [f"## {study.title} (scale `{scale.name}`)\n", f"{study.question} Here: {games}.\n"]
-    if isinstance(found, DataError):
+    lines = [f"## {title}\n", f"{study.question} Here: {games}.\n"]
+    if isinstance(found, NothingScoredError):
         return "\n".join([*lines, f"Not run: {found}.\n"])
     laws = study_tables.laws(found)
     by_task = [
@@ -257,10 +312,7 @@ def _markdown(asked: Asked, found: Results | DataError, out: Path) -> str:
     shown = (_narrow(study_tables.summary(found)), *by_task, *([laws] if laws.rows else []))
     for table in shown:
         lines += [f"{table.caption}.\n".replace("..", "."), tables.markdown(table)]
-    for drawing in draw.drawings(found):
-        picture = out.with_name(f"{out.stem}-{study.name}-{drawing.name}.svg")
-        figures.save(drawing.figure, picture)
-        lines.append(f"![{drawing.caption}]({picture.name})\n")
+    lines += [f"![{drawing.caption}]({name})\n" for name, drawing in drawn.items()]
     lines += [f"- {line}" for line in draw.claims_in_words(found)]
     lines += [f"- {line}" for line in _remarks(found)]
     return "\n".join([*lines, f"\nMade by `{command(asked.plan)}`.\n"])

@@ -28,6 +28,10 @@ from scaledq.study.spec import Arm, Claim, Panel
 STATISTICS = {"IQM": stats.iqm, "median": stats.median}
 
 
+class NothingScoredError(DataError):
+    """No arm of a study is complete yet."""
+
+
 @dataclass(frozen=True, slots=True)
 class Results:
     """All that can be said now."""
@@ -105,7 +109,8 @@ def gather(plan: Plan, place: Place, *, resamples: int = 2000) -> Results:
     """Reads every run of the plan, and the logs' own scores. Trains nothing.
 
     Raises:
-      DataError: nothing was scored yet; rows under unequal protocols (both are named).
+      NothingScoredError: no arm is complete yet.
+      DataError: a score that is not finite; rows under unequal protocols (both are named).
     """
     found_rows: dict[Panel, list[dict[str, Any]]] = {}
     runs: dict[tuple[Panel, str], tuple[Run, ...]] = {}
@@ -135,7 +140,7 @@ def gather(plan: Plan, place: Place, *, resamples: int = 2000) -> Results:
         if trained[panel]
     }
     if not panels:
-        raise DataError(
+        raise NothingScoredError(
             f"study {plan.study.name}: no arm is complete yet in {place.runs}; run "
             f"`scaledq study {plan.study.name} --scale {plan.scale.name} --store DIR`"
         )
