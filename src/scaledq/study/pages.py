@@ -191,9 +191,10 @@ def write_results(folders: Sequence[Path], out: Path) -> None:
     found = [_gathered(asked) for asked in studies]
     parts = _glance([results for results in found if isinstance(results, Results)])
     pictures: dict[str, Figure] = {}
-    for i, (asked, results) in enumerate(zip(studies, found, strict=True)):
-        drawn = _drawn(results, f"{out.stem}-{_names(studies)[i]}")
-        parts.append(_markdown(asked, results, _titles(studies)[i], drawn))
+    sections = zip(studies, found, _names(studies), _titles(studies), strict=True)
+    for asked, results, name, title in sections:
+        drawn = _drawn(results, f"{out.stem}-{name}")
+        parts.append(_markdown(asked, results, title, drawn))
         pictures |= {name: drawing.figure for name, drawing in drawn.items()}
     if recorded:
         name = f"{out.stem}-recordings.svg"
